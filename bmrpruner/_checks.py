@@ -1,0 +1,52 @@
+"""Checks of what users hand in: messages that name the field, what was given, what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def concrete(value: Any) -> bool:
+    """Whether `value` is a number that can be compared now, not a tracer, schedule or array."""
+    return not isinstance(value, jax.core.Tracer) and np.ndim(value) == 0 and not callable(value)
+
+
+def check_sparsity(field: str, value: Any) -> None:
+    """Raise unless `value` is a sparsity: a number in [0, 1], or traced."""
+    if isinstance(value, bool | str) or value is None:
+        raise TypeError(f"{field}: expected a number in [0, 1], got {value!r}.")
+    if concrete(value) and not 0 <= float(value) <= 1:
+        raise ValueError(f"{field}: expected a number in [0, 1], got {value}.")
+
+
+def check_positive(field: str, value: Any, *, allow_zero: bool = False) -> None:
+    """Raise unless `value` is a positive number, an array, traced, or a schedule (a callable)."""
+    if isinstance(value, bool | str) or value is None:
+        raise TypeError(f"{field}: expected a positive number, got {value!r}.")
+    if not concrete(value):
+        return
+    number = float(value)
+    if math.isnan(number) or number < 0 or (number == 0 and not allow_zero):
+        raise ValueError(
+            f"{field}: expected a number {'>= 0' if allow_zero else '> 0'}, got {value}."
+        )
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'x'?"` for the closest known name, or nothing."""
+    close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=0.5)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def accepted(fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of `kwargs` that `fn` takes."""
+    parameters = inspect.signature(fn).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        return dict(kwargs)
+    return {name: value for name, value in kwargs.items() if name in parameters}

@@ -1,0 +1,120 @@
+"""Pruners that read a posterior: signal to noise, and Bayesian model reduction."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bmrpruner._masks import as_plain
+from bmrpruner._tree import PyTree, is_array, map_leaves
+from bmrpruner.algorithms.global_pruners import GlobalPruningMixin
+from bmrpruner.base_updater import BaseUpdater, SparseState
+from bmrpruner.posteriors import DiagonalGaussian, from_opt_state
+
+
+@dataclasses.dataclass(eq=False)
+class PosteriorPruning(BaseUpdater):
+    """Base of the pruners that score a posterior: subclass it and define `score_posterior`.
+
+    The posterior is the one in the optimizer state, or the one given as `posterior=` to
+    `instant_sparsify` or to the wrapped `update`. A weight once pruned has no posterior any more
+    and scores -inf, so that it stays pruned.
+    """
+
+    def score_posterior(self, posterior: DiagonalGaussian) -> PyTree:
+        """A score for each weight, higher is more worth keeping; None without a posterior."""
+        raise NotImplementedError(f"{type(self).__name__} must define score_posterior.")
+
+    def calculate_scores(
+        self,
+        params: PyTree,
+        sparse_state: SparseState | None = None,
+        grads: PyTree = None,
+        posterior: DiagonalGaussian | None = None,
+    ) -> PyTree:
+        """The scores of the posterior.
+
+        Raises:
+          ValueError: If there is no posterior for a leaf of `params`.
+          TypeError: If `posterior` is not a `DiagonalGaussian`.
+        """
+        if posterior is None:
+            inner_state = None if sparse_state is None else sparse_state.inner_state
+            posterior = from_opt_state(inner_state, params)
+        elif not isinstance(posterior, DiagonalGaussian):
+            raise TypeError(
+                "posterior: expected a DiagonalGaussian, got a "
+                f"{type(posterior).__name__}; see bmrpruner.posteriors for ways to get one."
+            )
+        scores = self.score_posterior(posterior)
+        return scores if sparse_state is None else _sink_pruned(scores, sparse_state.masks)
+
+
+@dataclasses.dataclass(eq=False)
+class SNRPruning(PosteriorPruning):
+    """Keep the weights of largest signal to noise, |μ|/σ.
+
+    Graves 2011, Practical variational inference for neural networks, section 6; Blundell et al.
+    2015, https://arxiv.org/abs/1505.05424, section 5.1.
+
+    Example:
+      >>> posterior = DiagonalGaussian(jnp.array([[2., 3.]]), jnp.array([[9., 1.]]))
+      >>> pruner = SNRPruning(sparsity=0.5)
+      >>> pruner.instant_sparsify(posterior.mean, posterior=posterior)[0].tolist()
+      [[2.0, 0.0]]
+    """
+
+    def score_posterior(self, posterior: DiagonalGaussian) -> PyTree:
+        """|μ|√π."""
+        return posterior.snr
+
+
+@dataclasses.dataclass(eq=False)
+class BMRPruning(PosteriorPruning):
+    """Keep the weights whose removal would cost most log evidence.
+
+    ΔF is the log evidence of the model without the weight minus that of the model with it; the
+    score is -ΔF, in nats.
+
+    Friston et al. 2018, https://arxiv.org/abs/1805.07092; Marković et al. 2023,
+    https://arxiv.org/abs/2309.12095.
+
+    Example:
+      >>> posterior = DiagonalGaussian(jnp.array([[2., 3.]]), jnp.array([[9., 1.]]))
+      >>> pruner = BMRPruning(sparsity=0.5)
+      >>> pruner.instant_sparsify(posterior.mean, posterior=posterior)[0].tolist()
+      [[2.0, 0.0]]
+    """
+
+    def score_posterior(self, posterior: DiagonalGaussian) -> PyTree:
+        """-ΔF, in nats."""
+        return jax.tree.map(jnp.negative, posterior.delta_f())
+
+
+@dataclasses.dataclass(eq=False)
+class GlobalSNRPruning(GlobalPruningMixin, SNRPruning):
+    """Keep the weights of largest |μ|/σ in the whole network."""
+
+    use_normalization: bool = False
+
+
+@dataclasses.dataclass(eq=False)
+class GlobalBMRPruning(GlobalPruningMixin, BMRPruning):
+    """Keep the weights whose removal would cost most log evidence, over the whole network.
+
+    Nats are comparable between layers, so nothing is normalised.
+    """
+
+    use_normalization: bool = False
+
+
+def _sink_pruned(scores: PyTree, masks: PyTree) -> PyTree:
+    def sink(score: Any, mask: Any) -> Any:
+        if mask is None or not is_array(score):
+            return score
+        return jnp.where(as_plain(mask, score), score, -jnp.inf)
+
+    return map_leaves(sink, scores, masks)

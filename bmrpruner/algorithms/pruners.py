@@ -1,0 +1,105 @@
+"""Pruners that score each weight by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bmrpruner._masks import as_plain
+from bmrpruner._tree import PyTree, arrays, map_arrays
+from bmrpruner.base_updater import BaseUpdater, SparseState
+
+
+def as_key(rng_seed: Any) -> jax.Array:
+    """A JAX key, from a key or an integer seed."""
+    return jax.random.PRNGKey(rng_seed) if isinstance(rng_seed, int | np.integer) else rng_seed
+
+
+def generate_random_scores(params: PyTree, rng_seed: Any) -> PyTree:
+    """Uniform noise in [0, 1) for every array, one key per array in leaf order.
+
+    Args:
+      params: Any pytree of arrays.
+      rng_seed: JAX key or an integer seed.
+
+    Returns:
+      A tree like `params`, of its dtypes; float32 where these are not real floating-point.
+
+    Example:
+      >>> scores = generate_random_scores({'w': jnp.ones((2, 3))}, 0)
+      >>> scores['w'].shape
+      (2, 3)
+    """
+    keys = iter(jax.random.split(as_key(rng_seed), max(1, len(arrays(params)))))
+
+    def noise(param: Any) -> jax.Array:
+        is_real = jnp.issubdtype(param.dtype, jnp.floating)
+        return jax.random.uniform(next(keys), param.shape, param.dtype if is_real else jnp.float32)
+
+    return map_arrays(noise, params)
+
+
+@dataclasses.dataclass(eq=False)
+class MagnitudePruning(BaseUpdater):
+    """Keep the weights of largest magnitude.
+
+    Example:
+      >>> MagnitudePruning().calculate_scores({'w': jnp.array([-2., 1.])})['w'].tolist()
+      [2.0, 1.0]
+    """
+
+    def calculate_scores(
+        self, params: PyTree, sparse_state: SparseState | None = None, grads: PyTree = None
+    ) -> PyTree:
+        """|w|."""
+        return map_arrays(jnp.abs, params)
+
+
+@dataclasses.dataclass(eq=False)
+class SaliencyPruning(BaseUpdater):
+    """Keep the weights whose removal would change the loss most, to first order.
+
+    Molchanov et al. 2017, https://arxiv.org/abs/1611.06440, equation 7.
+
+    Example:
+      >>> params, grads = {'w': jnp.array([-2., 1.])}, {'w': jnp.array([1., 3.])}
+      >>> SaliencyPruning().calculate_scores(params, grads=grads)['w'].tolist()
+      [2.0, 3.0]
+    """
+
+    def calculate_scores(
+        self, params: PyTree, sparse_state: SparseState | None = None, grads: PyTree = None
+    ) -> PyTree:
+        """|w·g|."""
+        if grads is None:
+            raise ValueError("grads: saliency needs gradients, got None.")
+        return map_arrays(lambda p, g: None if g is None else jnp.abs(p * g), params, grads)
+
+
+@dataclasses.dataclass(eq=False)
+class RandomPruning(BaseUpdater):
+    """Keep random weights; those once pruned stay pruned.
+
+    Example:
+      >>> pruned, masks = RandomPruning(sparsity=0.75, rng_seed=1).instant_sparsify(jnp.ones((2, 4)))
+      >>> int(masks.sum())
+      2
+    """
+
+    def calculate_scores(
+        self, params: PyTree, sparse_state: SparseState | None = None, grads: PyTree = None
+    ) -> PyTree:
+        """Uniform noise; with a state, drawn anew at each count and zero where pruned."""
+        key = as_key(self.rng_seed)
+        if sparse_state is None:
+            return generate_random_scores(params, key)
+        scores = generate_random_scores(params, jax.random.fold_in(key, sparse_state.count))
+
+        def masked(score: Any, mask: Any) -> Any:
+            return score if mask is None else score * as_plain(mask, score).astype(score.dtype)
+
+        return map_arrays(masked, scores, sparse_state.masks)

@@ -1,0 +1,190 @@
+"""From scores to masks: which weights survive, given how many may."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bmrpruner import selection
+from bmrpruner._checks import concrete
+from bmrpruner._masks import MASK_DTYPE
+from bmrpruner.sparsity_types import Block, Channel, NByM, Unstructured, check_shape, check_sparsity_type
+
+TopkFnType = Callable[[jax.Array, Any], jax.Array]
+
+
+def get_topk_fn(sparsity_type: Any) -> TopkFnType:
+    """The function `(scores, sparsity) -> mask` of a sparsity type.
+
+    Args:
+      sparsity_type: An instance of a sparsity type; the class `Unstructured` will do too.
+
+    Raises:
+      ValueError: If it is none of the types, or its numbers are impossible.
+
+    Example:
+      >>> get_topk_fn(NByM(1, 2))(jnp.array([3., 4., 2., 1.]), 0.5)
+      Array([0, 1, 1, 0], dtype=uint8)
+    """
+    check_sparsity_type(sparsity_type)
+    if sparsity_type is Unstructured or isinstance(sparsity_type, Unstructured):
+        return topk_mask_calculator
+    if isinstance(sparsity_type, Block):
+        height, width = sparsity_type.block_shape
+        return functools.partial(
+            topk_block_mask_calculator,
+            block_height=height,
+            block_width=width,
+            use_avg_pooling=sparsity_type.use_avg_pooling,
+        )
+    if isinstance(sparsity_type, NByM):
+        return functools.partial(topk_n_by_m_mask_calculator, sparsity_type=sparsity_type)
+    if isinstance(sparsity_type, Channel):
+        return functools.partial(topk_channel_mask_calculator, sparsity_type=sparsity_type)
+    raise ValueError(
+        f"Sparsity type {sparsity_type!r} is not known; use Unstructured, Block, NByM or Channel."
+    )
+
+
+def keep_count(size: int, sparsity: Any) -> jax.Array:
+    """`max(1, round(size * (1 - sparsity)))` in float32, halves to even; `size` at sparsity 0.
+
+    Returns:
+      int32 scalar.
+
+    Example:
+      >>> keep_count(5, 0.5)
+      Array(2, dtype=int32)
+    """
+    sparsity = jnp.asarray(sparsity, jnp.float32)
+    return jnp.where(sparsity == 0, size, _rounded_count(size, sparsity))
+
+
+def topk_mask_calculator(scores: Any, sparsity: Any) -> jax.Array:
+    """Keep the `keep_count` largest scores; of equal ones, the lower row-major index.
+
+    Args:
+      scores: Array of any shape, or a list of numbers. NaN is pruned first, then -inf.
+      sparsity: Fraction to prune, a number or a scalar array; at 0 everything is kept.
+
+    Returns:
+      uint8 mask of the scores' shape.
+
+    Example:
+      >>> topk_mask_calculator(jnp.array([3., 1., 2., 0.]), 0.5)
+      Array([1, 0, 1, 0], dtype=uint8)
+    """
+    scores = jnp.asarray(scores)
+    return selection.top_masks([scores], [keep_count(scores.size, sparsity)])[0]
+
+
+def _topk_mask_calculator_internal(scores: Any, sparsity: Any) -> jax.Array:
+    scores = jnp.asarray(scores)
+    count = _rounded_count(scores.size, jnp.asarray(sparsity, jnp.float32))
+    return selection.top_masks([scores], [count])[0]
+
+
+def topk_n_by_m_mask_calculator(scores: Any, sparsity: Any, sparsity_type: NByM) -> jax.Array:
+    """Keep the n largest of each group of m along an axis; of equal ones, the higher index.
+
+    Args:
+      scores: Array whose `sparsity_type.axis` has a length divisible by m.
+      sparsity: A switch: 0 keeps everything, anything else (None too) is the N:M pattern.
+      sparsity_type: n, m and the axis.
+
+    Returns:
+      uint8 mask of the scores' shape.
+
+    Raises:
+      ValueError: If n > m, or the axis does not divide into groups.
+    """
+    check_sparsity_type(sparsity_type)
+    scores = jnp.asarray(scores)
+    dense = jnp.ones(scores.shape, MASK_DTYPE)
+    if sparsity is not None and concrete(sparsity) and sparsity == 0:
+        return dense
+    check_shape(sparsity_type, scores.shape, "scores")
+    pattern = _n_by_m_pattern(scores, sparsity_type)
+    return pattern if sparsity is None else jnp.where(jnp.equal(sparsity, 0), dense, pattern)
+
+
+def topk_block_mask_calculator(
+    scores: Any, sparsity: Any, block_height: int, block_width: int, use_avg_pooling: bool
+) -> jax.Array:
+    """Keep or prune whole blocks of the first two axes, by the mean or maximum of their scores.
+
+    Args:
+      scores: Array; later axes belong wholly to each block, and one axis is a single row.
+      sparsity: Fraction of blocks to prune.
+      block_height: Block size along the first axis.
+      block_width: Block size along the second axis.
+      use_avg_pooling: Mean of a block's (real) entries; otherwise their maximum.
+
+    Returns:
+      uint8 mask of the scores' shape. Blocks at the end may be partial.
+    """
+    scores = jnp.asarray(scores)
+    plane = scores.reshape((1, -1) if scores.ndim < 2 else (*scores.shape[:2], -1))
+    plane = plane.reshape(*plane.shape[:2], -1)
+    pooled = _pool_blocks(plane, block_height, block_width, use_avg_pooling)
+    mask = topk_mask_calculator(pooled, sparsity)
+    mask = jnp.repeat(mask, block_height, axis=0)[: plane.shape[0]]
+    mask = jnp.repeat(mask, block_width, axis=1)[:, : plane.shape[1]]
+    return jnp.broadcast_to(mask[:, :, None], plane.shape).reshape(scores.shape)
+
+
+def topk_channel_mask_calculator(
+    scores: Any, sparsity: Any, sparsity_type: Channel
+) -> jax.Array:
+    """Keep or prune whole slices along an axis, by the sum of their scores.
+
+    Args:
+      scores: Array with the axis.
+      sparsity: Fraction of channels to prune.
+      sparsity_type: The axis.
+
+    Returns:
+      uint8 mask of the scores' shape.
+    """
+    scores = jnp.asarray(scores)
+    check_shape(sparsity_type, scores.shape, "scores")
+    axis = sparsity_type.axis % scores.ndim
+    others = tuple(a for a in range(scores.ndim) if a != axis)
+    mask = topk_mask_calculator(jnp.sum(scores, axis=others), sparsity)
+    return jnp.broadcast_to(jnp.expand_dims(mask, others), scores.shape)
+
+
+def _rounded_count(size: int, sparsity: jax.Array) -> jax.Array:
+    return jnp.maximum(1, jnp.round(size * (1 - sparsity)).astype(jnp.int32))
+
+
+def _n_by_m_pattern(scores: jax.Array, sparsity_type: NByM) -> jax.Array:
+    n, m, axis = sparsity_type
+    keys = jnp.moveaxis(selection.order_key(scores), axis, -1)
+    groups = keys.reshape(*keys.shape[:-1], -1, m)
+    # A member's rank is the number of those that beat it: larger, or equal with a higher index.
+    position = jnp.arange(m)
+    mine, other = groups[..., :, None], groups[..., None, :]
+    beaten = (other > mine) | ((other == mine) & (position[None, :] > position[:, None]))
+    mask = (jnp.sum(beaten, axis=-1) < n).astype(MASK_DTYPE)
+    return jnp.moveaxis(mask.reshape(keys.shape), -1, axis)
+
+
+def _pool_blocks(plane: jax.Array, height: int, width: int, use_avg: bool) -> jax.Array:
+    """One score for each block of a (rows, columns, depth) array; the last ones may be partial."""
+    rows, columns, _ = plane.shape
+    pad = ((0, -rows % height), (0, -columns % width), (0, 0))
+    shape = (-(-rows // height), height, -(-columns // width), width, -1)
+
+    def blocks(values: jax.Array, fill: Any) -> jax.Array:
+        return jnp.pad(values, pad, constant_values=fill).reshape(shape)
+
+    if not use_avg:
+        lowest = -jnp.inf if jnp.issubdtype(plane.dtype, jnp.floating) else jnp.iinfo(plane.dtype).min
+        return jnp.max(blocks(plane, lowest), axis=(1, 3, 4))
+    sums = jnp.sum(blocks(plane, 0), axis=(1, 3, 4))
+    return sums / jnp.sum(blocks(jnp.ones_like(plane), 0), axis=(1, 3, 4))

@@ -1,0 +1,234 @@
+"""IVON: the improved variational online Newton method."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from bmrpruner._checks import check_positive, concrete
+from bmrpruner._tree import PyTree, is_array, map_leaves
+
+
+class ScaleByIvonState(NamedTuple):
+    """State of `scale_by_ivon`. The posterior is N(params, 1 / (ess * (hess + weight_decay))).
+
+    Attributes:
+      count: Updates taken.
+      ess: Effective sample size N.
+      weight_decay: δ; the prior precision is ess * weight_decay.
+      hess_every: Updates from one refresh of `hess` to the next.
+      b1_power: Product of the b1 so far, for the bias correction of the momentum.
+      momentum: g, the average gradient; dtype `m_dtype`, or the parameter's.
+      hess: h, the average Hessian diagonal.
+      hess_sum: Sum of the estimates ĥ since the last update.
+      hess_count: How many estimates `hess_sum` holds.
+    """
+
+    count: jax.Array  # () int32
+    ess: jax.Array  # () float32
+    weight_decay: jax.Array  # () float32
+    hess_every: jax.Array  # () int32
+    b1_power: jax.Array  # () float32
+    momentum: optax.Updates  # like the parameters
+    hess: optax.Updates  # like the parameters, at least float32
+    hess_sum: optax.Updates  # like hess
+    hess_count: jax.Array  # () int32
+
+
+def scale_by_ivon(
+    ess: optax.ScalarOrSchedule,
+    hess_init: float = 1.0,
+    clip_radius: optax.ScalarOrSchedule | None = None,
+    b1: optax.ScalarOrSchedule = 0.9,
+    b2: optax.ScalarOrSchedule = 0.99999,
+    weight_decay: optax.ScalarOrSchedule = 1e-4,
+    hess_every: int = 1,
+    m_dtype: Any = None,
+) -> optax.GradientTransformation:
+    r"""Rescale gradients by IVON's preconditioner.
+
+    .. math::
+      g &\leftarrow \beta_1 g + (1 - \beta_1) \hat g \\
+      h &\leftarrow \beta_2 h + (1 - \beta_2) \hat h
+          + \tfrac12 (1 - \beta_2)^2 (h - \hat h)^2 / (h + \delta) \\
+      u &= (g / (1 - \beta_1^t) + \delta \mu) / (h + \delta)
+
+    The estimate ĥ comes from `noisy_value_and_grad`, which leaves it in the state. An update
+    without a fresh estimate takes the gradient and leaves h as it is.
+
+    Args: see `ivon`.
+
+    Returns:
+      A transformation with a `ScaleByIvonState`.
+
+    References:
+      Shen et al. 2024, Variational learning is effective for large deep networks,
+      https://arxiv.org/abs/2402.17641, algorithm 1.
+    """
+    check_positive("ess", ess)
+    check_positive("hess_init", hess_init)
+    check_positive("weight_decay", weight_decay, allow_zero=True)
+    check_positive("hess_every", hess_every)
+    if clip_radius is not None:
+        check_positive("clip_radius", clip_radius)
+    _check_decay("b1", b1)
+    _check_decay("b2", b2)
+
+    def init_fn(params: optax.Params) -> ScaleByIvonState:
+        count = jnp.zeros([], jnp.int32)
+        return ScaleByIvonState(
+            count=count,
+            ess=_at(ess, count),
+            weight_decay=_at(weight_decay, count),
+            hess_every=jnp.asarray(hess_every, jnp.int32),
+            b1_power=jnp.ones([], jnp.float32),
+            momentum=_full_like(params, 0.0, m_dtype),
+            hess=_full_like(params, hess_init, None, at_least=jnp.float32),
+            hess_sum=_full_like(params, 0.0, None, at_least=jnp.float32),
+            hess_count=jnp.zeros([], jnp.int32),
+        )
+
+    def update_fn(
+        updates: optax.Updates, state: ScaleByIvonState, params: optax.Params | None = None
+    ) -> tuple[optax.Updates, ScaleByIvonState]:
+        if params is None:
+            raise ValueError("params: the update of IVON needs them, got None.")
+        gain = _complement_at(b1, state.count)
+        b1_power = state.b1_power * (1 - gain)
+        wd = _at(weight_decay, state.count)
+        momentum = map_leaves(
+            lambda g, m: None if g is None else (m + gain * (g - m)).astype(m.dtype),
+            updates,
+            state.momentum,
+        )
+        refresh = (state.hess_count > 0) & (state.count % state.hess_every == 0)
+        step = jnp.where(refresh, _complement_at(b2, state.count), 0.0)
+        estimates = jnp.maximum(state.hess_count, 1)
+        hess = jax.tree.map(
+            lambda h, total: _updated_hess(h, total / estimates, wd, step),
+            state.hess,
+            state.hess_sum,
+        )
+        radius = None if clip_radius is None else _at(clip_radius, state.count)
+
+        def direction(g: Any, m: Any, h: Any, param: Any) -> Any:
+            if g is None:
+                return None
+            u = (m / (1 - b1_power) + wd * param) / (h + wd)
+            return (u if radius is None else jnp.clip(u, -radius, radius)).astype(g.dtype)
+
+        new_updates = map_leaves(direction, updates, momentum, hess, params)
+        count = optax.safe_increment(state.count)
+        return new_updates, state._replace(
+            count=count,
+            ess=_at(ess, count),
+            weight_decay=_at(weight_decay, count),
+            b1_power=b1_power,
+            momentum=momentum,
+            hess=hess,
+            hess_count=jnp.zeros_like(state.hess_count),
+        )
+
+    return optax.GradientTransformation(init_fn, update_fn)
+
+
+def ivon(
+    learning_rate: optax.ScalarOrSchedule,
+    ess: optax.ScalarOrSchedule,
+    hess_init: float = 1.0,
+    clip_radius: optax.ScalarOrSchedule | None = None,
+    b1: optax.ScalarOrSchedule = 0.9,
+    b2: optax.ScalarOrSchedule = 0.99999,
+    weight_decay: optax.ScalarOrSchedule = 1e-4,
+    hess_every: int = 1,
+    rescale_lr: bool = True,
+    m_dtype: Any = None,
+) -> optax.GradientTransformation:
+    """IVON, variational learning of a mean and a variance for every weight.
+
+    Take gradients with `noisy_value_and_grad`, at weights drawn from the posterior
+    N(params, 1 / (ess * (hess + weight_decay))); the parameters are its mean.
+
+    Args:
+      learning_rate: Step size α, a number or a schedule.
+      ess: Effective sample size N: the number of training examples, for a loss that is averaged
+        over the batch. All but `hess_init`, `hess_every` and the flags may be schedules.
+      hess_init: h₀, the Hessian to start from.
+      clip_radius: Bound on each element of the update before the learning rate; None for none.
+      b1: β₁, decay of the momentum.
+      b2: β₂, decay of the Hessian. The Hessian forgets its start in about 1 / (1 - b2) steps.
+      weight_decay: δ, precision of the prior N(0, 1 / (ess * δ)).
+      hess_every: Refresh the Hessian every so many updates.
+      rescale_lr: Multiply the learning rate by hess_init + weight_decay, which makes the first
+        steps as long as plain gradient descent's.
+      m_dtype: Dtype of the momentum; by default the parameter's.
+
+    Returns:
+      A transformation whose state holds a `ScaleByIvonState` first.
+
+    Raises:
+      ValueError: If ess, hess_init, hess_every or clip_radius is not positive, weight_decay is
+        negative, or b1 or b2 is not in [0, 1).
+
+    Example:
+      >>> from bmrpruner.optimizers import noisy_value_and_grad
+      >>> loss_fn = lambda params, x, key: jnp.mean((params['w'] * x - 1.0) ** 2)
+      >>> tx = ivon(learning_rate=0.1, ess=100)
+      >>> params = {'w': jnp.zeros(3)}
+      >>> state = tx.init(params)
+      >>> key, x = jax.random.key(0), jnp.ones(3)
+      >>> value, grads, state = noisy_value_and_grad(loss_fn, state, params, key, x)
+      >>> updates, state = tx.update(grads, state, params)
+      >>> params = optax.apply_updates(params, updates)
+
+    References:
+      Shen et al. 2024, Variational learning is effective for large deep networks,
+      https://arxiv.org/abs/2402.17641
+    """
+    parts = [scale_by_ivon(ess, hess_init, clip_radius, b1, b2, weight_decay, hess_every, m_dtype)]
+    if rescale_lr:
+        parts.append(_scale_by_initial_precision(hess_init, weight_decay))
+    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
+
+
+def _scale_by_initial_precision(
+    hess_init: float, weight_decay: optax.ScalarOrSchedule
+) -> optax.GradientTransformation:
+    if callable(weight_decay):
+        return optax.scale_by_schedule(lambda count: hess_init + weight_decay(count))
+    return optax.scale(hess_init + weight_decay)  # type: ignore[arg-type]
+
+
+def _updated_hess(h: jax.Array, estimate: jax.Array, wd: jax.Array, step: jax.Array) -> jax.Array:
+    """h after one estimate; `step` is 1 - β₂, and zero leaves h exactly as it is."""
+    change = step * (estimate - h)
+    return h + change + 0.5 * change**2 / (h + wd)
+
+
+def _full_like(params: PyTree, value: Any, dtype: Any, at_least: Any = None) -> PyTree:
+    def full(param: Any) -> Any:
+        if not is_array(param) or not jnp.issubdtype(param.dtype, jnp.inexact):
+            return None
+        wanted = dtype or (jnp.promote_types(param.dtype, at_least) if at_least else param.dtype)
+        return jnp.full_like(param, value, dtype=wanted)
+
+    return map_leaves(full, params)
+
+
+def _at(value: optax.ScalarOrSchedule, count: jax.Array) -> jax.Array:
+    """The number, or the schedule's number at `count`, as a float32 scalar."""
+    return jnp.asarray(value(count) if callable(value) else value, jnp.float32)
+
+
+def _complement_at(decay: optax.ScalarOrSchedule, count: jax.Array) -> jax.Array:
+    """1 - decay, subtracted in double precision where it is a number: 1 - 0.99999 in float32 is off."""
+    return jnp.asarray(1 - (decay(count) if callable(decay) else decay), jnp.float32)
+
+
+def _check_decay(field: str, value: Any) -> None:
+    check_positive(field, value, allow_zero=True)
+    if concrete(value) and float(value) >= 1:
+        raise ValueError(f"{field}: expected a number in [0, 1), got {value}.")

@@ -1,0 +1,14 @@
+"""Posteriors over weights, and the ways to get one."""
+
+from bmrpruner.posteriors.diagonal_gaussian import DiagonalGaussian
+from bmrpruner.posteriors.mean_field import from_mean_field
+from bmrpruner.posteriors.opt_state import from_opt_state
+from bmrpruner.posteriors.samples import SampledPosterior, from_samples
+
+__all__ = [
+    "DiagonalGaussian",
+    "SampledPosterior",
+    "from_mean_field",
+    "from_opt_state",
+    "from_samples",
+]

@@ -1,0 +1,130 @@
+"""What is pruned together: single weights, blocks, N of every M, or whole channels."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+
+class Unstructured(NamedTuple):
+    """Every weight on its own."""
+
+
+class Block(NamedTuple):
+    """Blocks tiling the first two axes; later axes belong to their block as a whole.
+
+    Attributes:
+      block_shape: Height and width of a block.
+      use_avg_pooling: Score a block by the mean of its entries; otherwise by their maximum.
+    """
+
+    block_shape: tuple[int, int]
+    use_avg_pooling: bool = True
+
+
+class NByM(NamedTuple):
+    """Keep the n largest of every m consecutive weights along an axis.
+
+    Attributes:
+      n: Weights kept in a group.
+      m: Size of a group; the axis length must be a multiple of it.
+      axis: The axis along which groups run.
+    """
+
+    n: int
+    m: int
+    axis: int = -1
+
+
+class Channel(NamedTuple):
+    """Whole slices: all weights that share an index of one axis.
+
+    Attributes:
+      axis: The axis whose indices are the channels.
+    """
+
+    axis: int = -1
+
+
+SparsityType = Unstructured | Block | NByM | Channel
+
+_FORMS = "'unstructured', 'nm_2,4' or '2:4', 'block_4,4' or '4x4', 'channel_-1'"
+
+
+def is_sparsity_type(instance_to_check: Any) -> bool:
+    """Whether the argument is an instance of one of the four types.
+
+    >>> is_sparsity_type(NByM(2, 4)), is_sparsity_type(NByM)
+    (True, False)
+    """
+    return type(instance_to_check) in (Unstructured, Block, NByM, Channel)
+
+
+def parse_sparsity_type(text: str) -> SparsityType:
+    """The sparsity type that a string names.
+
+    Args:
+      text: `'unstructured'`, `'nm_2,4'` or `'2:4'`, `'block_4,4'` or `'4x4'`, `'channel_-1'`.
+
+    Raises:
+      ValueError: If the text has none of these forms, or N exceeds M.
+
+    Example:
+      >>> parse_sparsity_type('2:4')
+      NByM(n=2, m=4, axis=-1)
+    """
+    if text == "unstructured":
+        return Unstructured()
+    if match := re.fullmatch(r"nm_(\d+),(\d+)|(\d+):(\d+)", text):
+        n, m = (int(number) for number in match.groups() if number)
+        return check_sparsity_type(NByM(n, m))
+    if match := re.fullmatch(r"block_(\d+),(\d+)|(\d+)x(\d+)", text):
+        height, width = (int(number) for number in match.groups() if number)
+        return check_sparsity_type(Block((height, width)))
+    if match := re.fullmatch(r"channel_(-?\d+)", text):
+        return Channel(int(match.group(1)))
+    raise ValueError(f"Sparsity type {text!r} is not known; write {_FORMS}.")
+
+
+def format_sparsity_type(sparsity_type: SparsityType) -> str:
+    """The string that `parse_sparsity_type` reads back.
+
+    Example:
+      >>> format_sparsity_type(Block((4, 4)))
+      'block_4,4'
+    """
+    match sparsity_type:
+        case Unstructured():
+            return "unstructured"
+        case Block(block_shape=(height, width), use_avg_pooling=True):
+            return f"block_{height},{width}"
+        case NByM(n=n, m=m, axis=-1):
+            return f"nm_{n},{m}"
+        case Channel(axis=axis):
+            return f"channel_{axis}"
+    raise ValueError(f"Sparsity type {sparsity_type} has no string form.")
+
+
+def check_sparsity_type(sparsity_type: Any) -> Any:
+    """`sparsity_type` itself, or a ValueError if its numbers are impossible."""
+    match sparsity_type:
+        case NByM(n=n, m=m) if not 1 <= n <= m:
+            raise ValueError(f"Sparsity type N:M needs 1 <= N <= M, got {n}:{m}.")
+        case Block(block_shape=shape) if len(shape) != 2 or min(shape) < 1:
+            raise ValueError(f"Sparsity type block needs two sizes >= 1, got {shape}.")
+    return sparsity_type
+
+
+def check_shape(sparsity_type: Any, shape: tuple[int, ...], name: str) -> None:
+    """Raise a ValueError if an array of `shape` cannot be pruned by `sparsity_type`."""
+    match sparsity_type:
+        case NByM(m=m, axis=axis):
+            if not -len(shape) <= axis < len(shape):
+                raise ValueError(f"Sparsity type {sparsity_type}: {name} of shape {shape} has no such axis.")
+            if shape[axis] % m:
+                raise ValueError(
+                    f"Sparsity type {sparsity_type}: axis {axis} of {name}, of length {shape[axis]}, "
+                    f"is not divisible by {m}; exempt it with filter_fn or a custom sparsity of 0."
+                )
+        case Channel(axis=axis) if not -len(shape) <= axis < len(shape):
+            raise ValueError(f"Sparsity type {sparsity_type}: {name} of shape {shape} has no such axis.")

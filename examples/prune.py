@@ -1,0 +1,300 @@
+"""Train a small network with AdamW and with IVON, and prune both: after training, and during it.
+
+    python examples/prune.py                  # scikit-learn's handwritten digits
+    python examples/prune.py --data mnist/    # MNIST-format IDX files
+
+The library is in `make_optimizer`, `train_epoch` and `prune_once`; the rest is an ordinary JAX
+training script.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import tyro
+from data import Dataset, load
+from report import Run, progress_bar, write_report
+
+import bmrpruner
+from bmrpruner import metrics
+
+
+@dataclasses.dataclass
+class Settings:
+    """Prune a network by Bayesian model reduction, and by what else there is."""
+
+    data: Path | None = None
+    """Directory with MNIST-format IDX files; without it, scikit-learn's digits."""
+    out: Path = Path("results")
+    """Directory for results.json and the pictures."""
+    sparsities: tuple[float, ...] = (0.9, 0.95, 0.98)
+    """Fractions of the kernels' weights to prune."""
+    seeds: int = 3
+    """How many random seeds to run; the table shows mean ± standard deviation."""
+    epochs: int | None = None
+    """Passes through the training data; by default 20 for IDX files, 80 for the digits."""
+    quick: bool = False
+    """A short form, to see that everything works: one seed, one sparsity, few epochs."""
+
+
+class Job(NamedTuple):
+    """One row of the table."""
+
+    mode: str  # 'dense', 'one-shot' after training, or 'gradual' during it
+    optimizer: str  # 'AdamW' or 'IVON'
+    algorithm: str  # a name of bmrpruner's registry
+    sparsity: float
+
+
+class Plan(NamedTuple):
+    """Sizes of the task."""
+
+    layers: tuple[int, ...]
+    examples: int
+    batch_size: int
+    epochs: int
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * (self.examples // self.batch_size)
+
+
+class Network(NamedTuple):
+    """What training or pruning leaves behind."""
+
+    params: Any
+    posterior: bmrpruner.DiagonalGaussian | None  # IVON's; AdamW has none
+
+
+def main(settings: Settings) -> None:
+    """Train, prune, evaluate, report."""
+    data = load(settings.data)
+    plan = make_plan(settings, data)
+    jobs = make_jobs(settings.sparsities)
+    runs, dense = [], {}
+    with progress_bar() as progress:
+        overall = progress.add_task("All runs", total=len(jobs) * settings.seeds)
+        for job in jobs:
+            tx = make_optimizer(job, plan)
+            for seed in range(settings.seeds):
+                start = time.perf_counter()
+                if job.mode == "one-shot":
+                    network = prune_once(job, dense[job.optimizer, seed])
+                else:
+                    network = train(tx, job, plan, data, seed, progress)
+                if job.mode == "dense":
+                    dense[job.optimizer, seed] = network
+                seconds = time.perf_counter() - start
+                check_pruned(job, network, dense[job.optimizer, seed], data)
+                runs.append(Run(**job._asdict(), seed=seed, seconds=seconds, **evaluate(network, data)))
+                progress.advance(overall)
+    write_report(settings.out, data.name, runs)
+
+
+def make_jobs(sparsities: tuple[float, ...]) -> list[Job]:
+    """The dense networks first: the one-shot jobs prune these."""
+    pruners = [
+        ("AdamW", "random"),
+        ("AdamW", "global_magnitude"),
+        ("IVON", "global_magnitude"),
+        ("IVON", "global_snr"),
+        ("IVON", "global_bmr"),
+    ]
+    return [Job("dense", optimizer, "no_prune", 0.0) for optimizer in ("AdamW", "IVON")] + [
+        Job(mode, *pruner, sparsity)
+        for mode in ("one-shot", "gradual")
+        for pruner in pruners
+        for sparsity in sparsities
+    ]
+
+
+def make_pruner(job: Job, **schedule: int) -> bmrpruner.BaseUpdater:
+    """A pruner by its registry name; weights are ranked over the whole network."""
+    return bmrpruner.create_updater_from_config(
+        algorithm=job.algorithm, dist_type="uniform", sparsity=job.sparsity, **schedule
+    )
+
+
+def make_optimizer(job: Job, plan: Plan) -> optax.GradientTransformation:
+    """AdamW or IVON, wrapped so that every update keeps pruned weights at zero."""
+    if job.optimizer == "IVON":
+        inner = bmrpruner.ivon(
+            optax.cosine_decay_schedule(0.3, plan.steps),
+            ess=plan.examples,
+            hess_init=0.01,
+            b2=1 - 6 / plan.steps,
+            weight_decay=1e-3,
+        )
+    else:
+        inner = optax.adamw(optax.cosine_decay_schedule(1e-3, plan.steps))
+    every = max(1, plan.steps // 120)
+    pruner = make_pruner(
+        job,
+        update_freq=every,
+        update_start_step=plan.steps // 4,
+        update_end_step=plan.steps * 3 // 4 // every * every,
+    )
+    return pruner.wrap_optax(inner, mask_updates=True)
+
+
+def train(tx: Any, job: Job, plan: Plan, data: Dataset, seed: int, progress: Any) -> Network:
+    """Train from scratch; with a pruning schedule in `tx`, the network gets sparse on the way."""
+    key = jax.random.key(seed)
+    params = init_params(key, plan.layers)
+    opt_state = tx.init(params)
+    images, labels = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
+    bar = progress.add_task(f"{job.optimizer} {job.algorithm} {job.sparsity:.1%}", total=plan.epochs)
+    for epoch in range(plan.epochs):
+        params, opt_state = train_epoch(
+            tx, plan, job.optimizer, params, opt_state, jax.random.fold_in(key, epoch), images, labels
+        )
+        progress.advance(bar)
+    progress.remove_task(bar)
+    if job.optimizer == "AdamW":
+        return Network(params, None)
+    return Network(params, bmrpruner.posteriors.from_opt_state(opt_state, params))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
+def train_epoch(
+    tx: Any, plan: Plan, optimizer: str, params: Any, opt_state: Any, key: Any, images: Any, labels: Any
+) -> tuple[Any, Any]:
+    """One pass through the data, in random order, all inside one compiled scan."""
+
+    def step(carry: Any, batch: Any) -> Any:
+        params, opt_state = carry
+        rows, step_key = batch
+        args = images[rows], labels[rows]
+        if optimizer == "IVON":
+            _, grads, opt_state = bmrpruner.noisy_value_and_grad(
+                loss_fn, opt_state, params, step_key, *args
+            )
+        else:
+            grads = jax.grad(loss_fn)(params, *args)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return (optax.apply_updates(params, updates), opt_state), None
+
+    order_key, noise_key = jax.random.split(key)
+    steps = plan.examples // plan.batch_size
+    order = jax.random.permutation(order_key, plan.examples)[: steps * plan.batch_size]
+    batches = order.reshape(steps, plan.batch_size), jax.random.split(noise_key, steps)
+    return jax.lax.scan(step, (params, opt_state), batches)[0]
+
+
+def prune_once(job: Job, network: Network) -> Network:
+    """Prune a trained network, with no fine-tuning."""
+    params, masks = make_pruner(job).instant_sparsify(network.params, posterior=network.posterior)
+    return Network(params, network.posterior and network.posterior.prune(masks))
+
+
+def init_params(key: jax.Array, layers: tuple[int, ...]) -> dict[str, Any]:
+    """A multilayer perceptron: He-normal kernels, zero biases."""
+    keys = jax.random.split(key, len(layers) - 1)
+    initializer = jax.nn.initializers.he_normal()
+    return {
+        f"layer_{i}": {"kernel": initializer(keys[i], shape), "bias": jnp.zeros(shape[1])}
+        for i, shape in enumerate(zip(layers[:-1], layers[1:], strict=True))
+    }
+
+
+def forward(params: dict[str, Any], x: jax.Array) -> jax.Array:
+    """Logits."""
+    *hidden, last = params.values()
+    for layer in hidden:
+        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
+    return x @ last["kernel"] + last["bias"]
+
+
+def loss_fn(params: Any, images: jax.Array, labels: jax.Array, key: Any = None) -> jax.Array:
+    """Cross-entropy, averaged over the batch; IVON's gradients hand in a key as well."""
+    logits = forward(params, images)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+
+@jax.jit
+def predict(params: Any, images: jax.Array) -> jax.Array:
+    """Class probabilities."""
+    return jax.nn.softmax(forward(params, images))
+
+
+@jax.jit
+def predict_averaged(posterior: bmrpruner.DiagonalGaussian, images: jax.Array) -> jax.Array:
+    """Class probabilities, averaged over 32 draws from the posterior."""
+    draws = posterior.sample(jax.random.key(0), (32,))
+    return jax.vmap(predict, (0, None))(draws, images).mean(0)
+
+
+def evaluate(network: Network, data: Dataset) -> dict[str, Any]:
+    """Test metrics of the network at its mean, and averaged over its posterior if it has one."""
+    kernels = {name: layer["kernel"] for name, layer in network.params.items()}
+    results: dict[str, Any] = {
+        "counted_sparsity": float(metrics.sparsity(kernels)),
+        "layer_sparsity": {name: float(metrics.sparsity(k)) for name, k in kernels.items()},
+    }
+    results |= scores(predict(network.params, data.test_images), data.test_labels)
+    if network.posterior is not None:
+        averaged = scores(predict_averaged(network.posterior, data.test_images), data.test_labels)
+        results |= {f"averaged_{name}": value for name, value in averaged.items()}
+    return results
+
+
+def scores(probs: jax.Array, labels: Any) -> dict[str, Any]:
+    """Accuracy, NLL in nats, ECE, and the reliability diagram behind it."""
+    diagram = metrics.reliability_diagram(probs, labels, bins=10)
+    return {
+        "accuracy": float(metrics.accuracy(probs, labels)),
+        "nll": float(metrics.nll(probs, labels)),
+        "ece": float(metrics.ece(probs, labels)),
+        "reliability": {name: array.tolist() for name, array in diagram._asdict().items()},
+    }
+
+
+def check_pruned(job: Job, network: Network, dense: Network, data: Dataset) -> None:
+    """Make sure that what is evaluated is the pruned network."""
+    if job.mode == "dense":
+        return
+    kernels = [layer["kernel"] for layer in network.params.values()]
+    if abs(metrics.sparsity(kernels) - job.sparsity) > 0.002:
+        raise RuntimeError(f"{job}: counted a sparsity of {metrics.sparsity(kernels):.4f}.")
+    if jnp.array_equal(predict(network.params, data.test_images), predict(dense.params, data.test_images)):
+        raise RuntimeError(f"{job}: pruning did not change the forward pass.")
+
+
+def make_plan(settings: Settings, data: Dataset) -> Plan:
+    """LeCun's 784-300-100-10 for IDX files, and something smaller for the digits."""
+    examples, pixels = data.train_images.shape
+    if settings.data is None:
+        return Plan((pixels, 128, 64, 10), examples, 64, settings.epochs or 80)
+    return Plan((pixels, 300, 100, 10), examples, 100, settings.epochs or 20)
+
+
+def checked(settings: Settings) -> Settings:
+    """The settings, or a ValueError that names the one that is impossible."""
+    for sparsity in settings.sparsities:
+        if not 0 <= sparsity < 1:
+            raise ValueError(f"--sparsities: expected numbers in [0, 1), got {sparsity}.")
+    for name in ("seeds", "epochs"):
+        value = getattr(settings, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name}: expected a positive number, got {value}.")
+    if settings.quick:
+        return dataclasses.replace(
+            settings, seeds=1, sparsities=settings.sparsities[-1:], epochs=settings.epochs or 4
+        )
+    return settings
+
+
+if __name__ == "__main__":
+    try:
+        main(checked(tyro.cli(Settings)))
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")

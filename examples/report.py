@@ -1,0 +1,223 @@
+"""What a run leaves behind: a table, results.json and pictures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+from collections.abc import Iterable
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import rich.box
+import rich.console
+import rich.progress
+from rich.table import Table
+
+mpl.use("Agg")
+
+
+@dataclasses.dataclass
+class Run:
+    """One network, evaluated on the test set."""
+
+    mode: str
+    optimizer: str
+    algorithm: str
+    sparsity: float
+    seed: int
+    seconds: float
+    counted_sparsity: float
+    layer_sparsity: dict[str, float]
+    accuracy: float
+    nll: float
+    ece: float
+    reliability: dict[str, list[float]]
+    averaged_accuracy: float | None = None
+    averaged_nll: float | None = None
+    averaged_ece: float | None = None
+    averaged_reliability: dict[str, list[float]] | None = None
+
+    @property
+    def row(self) -> tuple[str, str, str, float]:
+        """What the seeds are averaged over."""
+        return self.mode, self.optimizer, self.algorithm, self.sparsity
+
+    @property
+    def method(self) -> str:
+        """Optimizer and score, for a legend."""
+        score = self.algorithm.removeprefix("global_")
+        return self.optimizer if score == "no_prune" else f"{self.optimizer} + {score}"
+
+
+def progress_bar() -> rich.progress.Progress:
+    """Bars with the time left."""
+    return rich.progress.Progress(*rich.progress.Progress.get_default_columns(), transient=True)
+
+
+def write_report(out: Path, dataset: str, runs: list[Run]) -> None:
+    """Print the table, write results.json and the pictures, and say where."""
+    console = rich.console.Console()
+    console.width = max(console.width, 100)
+    console.print(make_table(dataset, runs))
+    out.mkdir(parents=True, exist_ok=True)
+    results = {"dataset": dataset, "runs": [dataclasses.asdict(run) for run in runs]}
+    replace(out / "results.json", lambda path: path.write_text(json.dumps(results, indent=1)))
+    pictures = {
+        "sparsity.png": draw_sparsity,
+        "reliability.png": draw_reliability,
+        "layers.png": draw_layers,
+    }
+    for name, draw in pictures.items():
+        figure = draw(dataset, runs)
+        replace(out / name, lambda path, figure=figure: figure.savefig(path, dpi=150, format="png"))
+        plt.close(figure)
+    print(f"Wrote results.json, {', '.join(pictures)} to {out}/, replacing those of earlier runs.")
+
+
+def replace(path: Path, write: Any) -> None:
+    """Write to a temporary name first: nobody ever sees half a file."""
+    temporary = path.with_name(path.name + ".partial")
+    write(temporary)
+    os.replace(temporary, path)
+
+
+def make_table(dataset: str, runs: list[Run]) -> Table:
+    """One line per row, mean ± standard deviation over the seeds."""
+    seeds = len({run.seed for run in runs})
+    table = Table(
+        title=f"{dataset}, test set, {seeds} seed{'s' * (seeds > 1)}",
+        caption="NLL (nats) and ECE of IVON's networks are averaged over draws from the posterior.",
+        box=rich.box.SIMPLE_HEAD,
+    )
+    table.add_column("pruning")
+    table.add_column("method")
+    for column in ("pruned", "accuracy (%)", "NLL", "ECE", "seconds"):
+        table.add_column(column, justify="right", no_wrap=True)
+    previous = None
+    for row, group in by_row(runs):
+        if previous not in (None, (row[0], group[0].method)):
+            table.add_section()
+        previous = row[0], group[0].method
+        table.add_row(
+            row[0],
+            group[0].method,
+            f"{statistics.mean(run.counted_sparsity for run in group):.1%}",
+            spread([100 * run.accuracy for run in group], 2),
+            spread([run.nll if run.averaged_nll is None else run.averaged_nll for run in group], 3),
+            spread([run.ece if run.averaged_ece is None else run.averaged_ece for run in group], 3),
+            spread([run.seconds for run in group], 1),
+        )
+    return table
+
+
+def by_row(runs: Iterable[Run]) -> list[tuple[tuple[str, str, str, float], list[Run]]]:
+    """The runs of each row, rows in their first order."""
+    order = list(dict.fromkeys(run.row for run in runs))
+    ordered = sorted(runs, key=lambda run: order.index(run.row))
+    return [(row, list(group)) for row, group in groupby(ordered, key=lambda run: run.row)]
+
+
+def spread(values: list[float], digits: int) -> str:
+    """`mean ± standard deviation`."""
+    return f"{statistics.mean(values):.{digits}f} ± {deviation(values):.{digits}f}"
+
+
+def deviation(values: list[float]) -> float:
+    """The sample standard deviation; zero for a single value."""
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def draw_sparsity(dataset: str, runs: list[Run]) -> Any:
+    """Accuracy and NLL against sparsity."""
+    modes = ("one-shot", "gradual")
+    figure, axes = plt.subplots(2, 2, figsize=(10, 7), sharex=True, layout="constrained")
+    for column, mode in enumerate(modes):
+        for line, (metric, label) in enumerate((("accuracy", "accuracy"), ("nll", "NLL (nats)"))):
+            ax = axes[line, column]
+            for method in dict.fromkeys(run.method for run in runs if run.mode == mode):
+                points = [run for run in runs if run.mode == mode and run.method == method]
+                draw_spread(ax, points, metric, method)
+            ax.set_ylabel(label)
+            ax.grid(alpha=0.3)
+        axes[0, column].set_title(f"{mode}: {'after' if mode == 'one-shot' else 'during'} training")
+        axes[1, column].set_yscale("log")
+        axes[1, column].set_xlabel("weights pruned (%)")
+    axes[0, 0].legend(fontsize="small")
+    figure.suptitle(f"{dataset}, test set")
+    return figure
+
+
+def draw_spread(ax: Any, runs: list[Run], metric: str, label: str) -> None:
+    """A line through the means, with error bars of one standard deviation."""
+    groups = by_row(runs)
+    values = [[getattr(run, metric) for run in group] for _, group in groups]
+    deviations = [deviation(v) for v in values]
+    ax.errorbar(
+        [100 * row[3] for row, _ in groups],
+        [statistics.mean(v) for v in values],
+        deviations,
+        marker="o",
+        capsize=3,
+        label=label,
+    )
+
+
+def draw_reliability(dataset: str, runs: list[Run]) -> Any:
+    """Reliability of the posterior-averaged network, dense and pruned hardest."""
+    sparsest = max(run.sparsity for run in runs)
+    ivon = [run for run in runs if run.optimizer == "IVON"]
+    panels = {
+        "dense": [run for run in ivon if run.mode == "dense"],
+        f"BMR, one-shot, {sparsest:.1%} pruned": select(ivon, "one-shot", sparsest),
+        f"BMR, gradual, {sparsest:.1%} pruned": select(ivon, "gradual", sparsest),
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
+    for ax, (title, group) in zip(axes, panels.items(), strict=True):
+        ax.plot([0, 1], [0, 1], color="gray", linewidth=1)
+        for run in group:
+            bins = run.averaged_reliability
+            filled = [i for i, count in enumerate(bins["counts"]) if count]
+            ax.plot(
+                [bins["confidence"][i] for i in filled],
+                [bins["accuracy"][i] for i in filled],
+                marker="o",
+                label=f"seed {run.seed}",
+            )
+        ax.set(title=title, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("accuracy")
+    axes[0].legend(fontsize="small")
+    figure.suptitle(f"{dataset}: is it right as often as it says? (averaged over the posterior)")
+    return figure
+
+
+def select(runs: list[Run], mode: str, sparsity: float) -> list[Run]:
+    """The BMR runs of a mode and sparsity."""
+    return [
+        r for r in runs if (r.mode, r.algorithm, r.sparsity) == (mode, "global_bmr", sparsity)
+    ]
+
+
+def draw_layers(dataset: str, runs: list[Run]) -> Any:
+    """Which layers the scores prune, at the highest sparsity."""
+    sparsest = max(run.sparsity for run in runs)
+    pruned = [run for run in runs if run.mode == "gradual" and run.sparsity == sparsest]
+    figure, ax = plt.subplots(figsize=(9, 4.5), layout="constrained")
+    groups = by_row(pruned)
+    width = 0.8 / len(groups)
+    for i, (_, group) in enumerate(groups):
+        layers = list(group[0].layer_sparsity)
+        kept = [100 - 100 * statistics.mean(r.layer_sparsity[name] for r in group) for name in layers]
+        positions = [j + (i - len(groups) / 2 + 0.5) * width for j in range(len(layers))]
+        ax.bar(positions, kept, width, label=group[0].method)
+    ax.set_xticks(range(len(layers)), layers)
+    ax.set_yscale("log")
+    ax.set_ylabel("weights kept (%)")
+    ax.set_title(f"{dataset}, gradual, {sparsest:.1%} pruned over the whole network")
+    ax.legend(fontsize="small")
+    return figure
