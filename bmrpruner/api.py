@@ -155,7 +155,9 @@ def _sparsity_fields(
     check_sparsity("sparsity", sparsity)
     if name.startswith("global_") or issubclass(algorithm, algorithms.GlobalPruningMixin):
         return options | {"sparsity": sparsity}
-    return {"sparsity_distribution_fn": functools.partial(distribution, sparsity=sparsity, **options)}
+    return {
+        "sparsity_distribution_fn": functools.partial(distribution, sparsity=sparsity, **options)
+    }
 
 
 def _sparsity_type(value: Any) -> Any:

@@ -119,7 +119,11 @@ class BaseUpdater:
         self._check_sparsity()
 
     def calculate_scores(
-        self, params: PyTree, sparse_state: SparseState | None = None, grads: PyTree = None, **kwargs: Any
+        self,
+        params: PyTree,
+        sparse_state: SparseState | None = None,
+        grads: PyTree = None,
+        **kwargs: Any,
     ) -> PyTree:
         """How much each weight is needed: a tree like `params`, higher is more worth keeping."""
         raise NotImplementedError(f"{type(self).__name__} must define calculate_scores.")
@@ -184,7 +188,7 @@ class BaseUpdater:
         return sparse_state._replace(masks=masks)
 
     def apply_masks(self, params: PyTree, masks: PyTree, is_packed: bool | None = False) -> PyTree:
-        """The parameters with zeros where the masks are zero; None for `is_packed` asks the field."""
+        """The parameters, zero where the masks are; None for `is_packed` asks the field."""
         if is_packed is None:
             is_packed = self.use_packed_masks
 
@@ -245,8 +249,7 @@ class BaseUpdater:
 
         Example:
           >>> from bmrpruner.algorithms import MagnitudePruning
-          >>> from bmrpruner._updates import cancel_pruned, round_updates
-from bmrpruner.sparsity_schedules import OneShotSchedule
+          >>> from bmrpruner.sparsity_schedules import OneShotSchedule
           >>> pruner = MagnitudePruning(sparsity=0.5, scheduler=OneShotSchedule(0))
           >>> tx = pruner.wrap_optax(optax.sgd(0.5), mask_updates=True)
           >>> params = jnp.array([[1., -3.], [2., 0.5]])

@@ -12,7 +12,14 @@ import jax.numpy as jnp
 from bmrpruner import selection
 from bmrpruner._checks import concrete
 from bmrpruner._masks import MASK_DTYPE
-from bmrpruner.sparsity_types import Block, Channel, NByM, Unstructured, check_shape, check_sparsity_type
+from bmrpruner.sparsity_types import (
+    Block,
+    Channel,
+    NByM,
+    Unstructured,
+    check_shape,
+    check_sparsity_type,
+)
 
 TopkFnType = Callable[[jax.Array, Any], jax.Array]
 
@@ -137,9 +144,7 @@ def topk_block_mask_calculator(
     return jnp.broadcast_to(mask[:, :, None], plane.shape).reshape(scores.shape)
 
 
-def topk_channel_mask_calculator(
-    scores: Any, sparsity: Any, sparsity_type: Channel
-) -> jax.Array:
+def topk_channel_mask_calculator(scores: Any, sparsity: Any, sparsity_type: Channel) -> jax.Array:
     """Keep or prune whole slices along an axis, by the sum of their scores.
 
     Args:
@@ -184,7 +189,9 @@ def _pool_blocks(plane: jax.Array, height: int, width: int, use_avg: bool) -> ja
         return jnp.pad(values, pad, constant_values=fill).reshape(shape)
 
     if not use_avg:
-        lowest = -jnp.inf if jnp.issubdtype(plane.dtype, jnp.floating) else jnp.iinfo(plane.dtype).min
+        lowest = (
+            -jnp.inf if jnp.issubdtype(plane.dtype, jnp.floating) else jnp.iinfo(plane.dtype).min
+        )
         return jnp.max(blocks(plane, lowest), axis=(1, 3, 4))
     sums = jnp.sum(blocks(plane, 0), axis=(1, 3, 4))
     return sums / jnp.sum(blocks(jnp.ones_like(plane), 0), axis=(1, 3, 4))

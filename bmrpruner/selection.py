@@ -144,112 +144,104 @@ def _top_masks(scores: list[jax.Array], wanted: list[jax.Array], joint: bool) ->
     filled = [i for i, x in enumerate(scores) if x.size]
     if filled:
         arrays = [lax.stop_gradient(scores[i]) for i in filled]
-        found = _filled_masks(arrays, jnp.stack([wanted[i] for i in filled]), joint)
+        rows = filled[:1] if joint else filled
+        found = _filled_masks(arrays, jnp.stack([wanted[i] for i in rows]), joint)
         for i, mask in zip(filled, found, strict=True):
             masks[i] = mask
     return masks
 
 
 def _filled_masks(scores: list[jax.Array], wanted: jax.Array, joint: bool) -> list[jax.Array]:
-    largest = max(x.size for x in scores)
-    if largest > _MAX_LEAF_SIZE:
-        raise ValueError(f"an array may hold {_MAX_LEAF_SIZE} scores, found {largest}")
-    if joint:
-        common = _common_dtype(scores)
-    width = jnp.result_type(*(jax.eval_shape(order_key, x).dtype for x in scores))
-    pool = _pool if joint else lambda counts: counts
+    """Searches the thresholds, one for all arrays or one for each, then compares with them."""
+    sizes = [x.size for x in scores]
+    tops = [sum(sizes[i:]) for i in range(len(sizes))] if joint else sizes
+    common = _common_dtype(scores) if joint else None
+    width = max(jax.eval_shape(order_key, x).dtype.itemsize for x in scores)
+    dtype = _word(width, max(tops))
+    key_bits = 8 * width
+    rank_bits = -(-(max(tops) + 1).bit_length() // _BITS) * _BITS
+    top = jnp.array(tops, dtype)
+    wanted = wanted.astype(dtype)
+    largest = np.array(jnp.iinfo(dtype).max, dtype)
 
-    def key_of(x, i, origin) -> jax.Array:
-        return order_key(x.astype(common) if joint else x).astype(width)
+    def pool(counts):
+        return counts.sum(0, keepdims=True, dtype=dtype) if joint else counts
 
-    sizes = jnp.array([x.size for x in scores], wanted.dtype)
-    cut, reached, above = _search(key_of, scores, wanted, sizes, width, 8 * width.itemsize, pool)
-    ties, missing = reached - above, wanted - pool(above)
-    if joint:
-        taken = jnp.minimum(lax.associative_scan(_add, ties), missing)
-        missing = jnp.diff(taken, prepend=taken.dtype.type(0))
+    def value_of(x, tag, cut, ranking):
+        key = order_key(x.astype(common or x.dtype)).astype(dtype)
+        index = tag[2].astype(dtype)
+        for axis, length in enumerate(x.shape):
+            index = index * np.array(length, dtype) + lax.broadcasted_iota(dtype, x.shape, axis)
+        rank = _at(top, tag[0]) - index
+        cut = _at(cut, tag[1])
+        return jnp.where(
+            ranking, jnp.where(key > cut, largest, jnp.where(key == cut, rank, 0)), key
+        )
 
-    def rank_of(x, i, origin) -> jax.Array:
-        return jnp.where(key_of(x,i,origin) == _at(cut, i), _rank(x, origin), 0)
+    @jax.jit
+    def count_of(x, tag, cut, low, step, ranking):
+        value = value_of(x, tag, cut, ranking)
+        return _count(value, [_at(low, tag[1]) + step * np.array(j, dtype) for j in range(1, 1 << _BITS)])
 
-    bits = (largest + 1).bit_length()
-    last, _, _ = _search(rank_of, scores, missing, ties, jnp.dtype(jnp.uint32), bits)
-    *numbers, origin = _opaque(len(scores))
-    masks=[]
-    for x, i in zip(scores, numbers, strict=True):
-        key = key_of(x, i, origin)
-        c = _at(cut,i)
-        masks.append(((key > c) | ((key == c) & (_rank(key, origin) >= _at(last, i)))).astype(jnp.uint8))
-    return masks
+    @jax.jit
+    def mask_of(x, tag, cut, low, ranking):
+        return (value_of(x, tag, cut, ranking) >= _at(low, tag[1])).astype(jnp.uint8)
 
-def _at(values, i):
-    return lax.dynamic_index_in_dim(values, i, keepdims=False)
+    def unfinished(state):
+        shift, _, _, reached = state
+        return (shift >= 0) & jnp.any(reached != wanted)
 
-def _opaque(n):
-    return lax.optimization_barrier([np.uint32(i) for i in [*range(n),0]])
+    def refine(state):
+        shift, cut, low, reached = state
+        turn = shift == rank_bits - _BITS
+        ranking = shift < rank_bits
+        cut, low = jnp.where(turn, low, cut), jnp.where(turn, 0, low)
+        step = lax.shift_left(dtype.type(1), (shift % rank_bits if False else jnp.where(ranking, shift, shift - rank_bits)).astype(dtype))
+        tied, hidden, cut, low = lax.optimization_barrier((scores, tags, cut, low))
+        count = pool(jnp.stack([count_of(x, tag, cut, low, step, ranking) for x, tag in zip(tied, hidden)]))
+        enough = count >= wanted[:, None]
+        low += step * enough.sum(1, dtype=dtype)
+        reached = jnp.where(enough, count, reached[:, None]).min(1)
+        return shift - _BITS, cut, low, reached
+
+    tags = [np.array([i, 0 if joint else i, 0], np.uint32) for i in range(len(scores))]
+    low = jnp.zeros(len(wanted), dtype)
+    state = jnp.int32(key_bits + rank_bits - _BITS), low, low, pool(jnp.array(sizes, dtype))
+    shift, cut, low, _ = lax.while_loop(unfinished, refine, state)
+    ranking = shift < rank_bits - _BITS
+    low = jnp.maximum(low, ranking.astype(dtype))
+    return [mask_of(x, tag, cut, low, ranking) for x, tag in zip(scores, lax.optimization_barrier(tags))]
+
+
+def _word(width: int, size: int) -> np.dtype:
+    """The unsigned type that holds keys of that many bytes and counts up to that size."""
+    if width < 8 and size < 2**32 - 1:
+        return np.dtype(np.uint32)
+    if jax.dtypes.canonicalize_dtype(np.uint64).itemsize < 8:
+        raise ValueError(f"ranking {size} scores needs jax_enable_x64")
+    return np.dtype(np.uint64)
+
 
 def _common_dtype(scores: Sequence[jax.Array]) -> np.dtype:
     dtypes = {x.dtype for x in scores}
     if len(dtypes) > 1 and not all(jnp.issubdtype(d, jnp.floating) for d in dtypes):
-        raise TypeError(
-            f"a joint ranking needs floats, or one dtype; found {sorted(map(str, dtypes))}"
-        )
+        names = sorted(map(str, dtypes))
+        raise TypeError(f"a joint ranking needs floats, or one dtype; found {names}")
     return jnp.result_type(*dtypes)
 
 
-def _rank(like: jax.Array, origin: jax.Array) -> jax.Array:
-    """Numbers the elements of an array downwards, from its size at the first to 1 at the last."""
-    index = origin
-    for axis, length in enumerate(like.shape):
-        index = index * jnp.uint32(length) + lax.broadcasted_iota(jnp.uint32, like.shape, axis)
-    return jnp.uint32(like.size) - index
+def _at(values, i):
+    return lax.dynamic_index_in_dim(values, i, keepdims=False)
 
 
-def _search(value_of, scores, wanted, reached, dtype, bits, pool=lambda c: c):
-    """Finds, for each array, the largest threshold that `wanted` of its values still reach."""
-
-    def unfinished(state):
-        shift, _, reached, _ = state
-        return (shift >= 0) & jnp.any(pool(reached) != wanted)
-
-    def refine(state):
-        shift, low, reached, above = state
-        # Tied to the loop, the values cannot be computed once and kept beside the scores.
-        tied, low, (*numbers, origin) = lax.optimization_barrier((scores, low, _opaque(len(scores))))
-        step = lax.shift_left(dtype.type(1), shift.astype(dtype))
-        trial = step * np.arange(1, 1 << _BITS, dtype=dtype)
-        count = jnp.stack([_count(value_of(x,i,origin), _at(low, i)+trial) for x, i in zip(tied, numbers, strict=True)])
-        count = count.astype(wanted.dtype)
-        enough = pool(count) >= wanted[:, None]
-        low += step * enough.sum(1, dtype=dtype)
-        reached = jnp.where(enough, count, reached[:, None]).min(1)
-        above = jnp.where(enough, above[:, None], count).max(1)
-        return shift - _BITS, low, reached, above
-
-    low = jnp.zeros(len(wanted), dtype)
-    start = jnp.int32(-(-bits // _BITS) * _BITS - _BITS)
-    state = start, low, reached, jnp.zeros_like(reached)
-    return lax.while_loop(unfinished, refine, state)[1:]
-
-
-def _count(values: jax.Array, thresholds: jax.Array) -> jax.Array:
+def _count(values: jax.Array, thresholds: Sequence[jax.Array]) -> jax.Array:
     """Counts the values that reach each threshold, in one read."""
     reached = [values >= threshold for threshold in thresholds]
     if jax.device_count() > 1:
-        return jnp.stack([jnp.sum(r, dtype=jnp.uint32) for r in reached])
+        return jnp.stack([jnp.sum(r, dtype=values.dtype) for r in reached])
     # One reduction of several operands is one vectorised loop on a CPU, where separate sums are not
     # fused with what they sum. On a mesh, XLA would gather its partial results.
-    zeros = (jnp.uint32(0),) * len(reached)
-    operands = tuple(r.astype(jnp.uint32) for r in reached)
+    zeros = (values.dtype.type(0),) * len(reached)
+    operands = tuple(r.astype(values.dtype) for r in reached)
     counts = lax.reduce(operands, zeros, lambda a, b: tuple(map(lax.add, a, b)), range(values.ndim))
     return jnp.stack(counts)
-
-
-def _pool(counts: jax.Array) -> jax.Array:
-    """Sums over the arrays, for each of them."""
-    return jnp.broadcast_to(lax.reduce(counts, counts.dtype.type(0), _add, (0,)), counts.shape)
-
-
-def _add(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Adds unsigned integers; stops at the largest, which still exceeds every count asked for."""
-    return jnp.where(a + b < a, np.array(jnp.iinfo(a.dtype).max, a.dtype), a + b)

@@ -16,12 +16,12 @@ FilterFnType = Callable[[Key, Any], bool]
 CustomSparsityMapType = Mapping[Key, float]
 
 
-def KERNEL_FILTER_FN(key: Key, param: Any) -> bool:  # noqa: N802, the contract's name
+def KERNEL_FILTER_FN(key: Key, param: Any) -> bool:
     """Accept leaves whose last key is `'kernel'`."""
     return key[-1] == "kernel"
 
 
-def NOT_DIM_ONE_FILTER_FN(key: Key, param: Any) -> bool:  # noqa: N802, the contract's name
+def NOT_DIM_ONE_FILTER_FN(key: Key, param: Any) -> bool:
     """Accept leaves with more than one axis: kernels, not biases or scales."""
     return param.ndim > 1
 

@@ -113,5 +113,7 @@ def check_schedule(schedule: Any) -> Any:
     if start is None or end is None or not (concrete(start) and concrete(end)):
         return schedule
     if end < start:
-        raise ValueError(f"update_end_step: must not be before update_start_step={start}, got {end}.")
+        raise ValueError(
+            f"update_end_step: must not be before update_start_step={start}, got {end}."
+        )
     return schedule

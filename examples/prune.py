@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +65,7 @@ class Plan(NamedTuple):
 
     @property
     def steps(self) -> int:
+        """Training steps in all."""
         return self.epochs * (self.examples // self.batch_size)
 
 
@@ -95,7 +96,9 @@ def main(settings: Settings) -> None:
                     dense[job.optimizer, seed] = network
                 seconds = time.perf_counter() - start
                 check_pruned(job, network, dense[job.optimizer, seed], data)
-                runs.append(Run(**job._asdict(), seed=seed, seconds=seconds, **evaluate(network, data)))
+                runs.append(
+                    Run(**job._asdict(), seed=seed, seconds=seconds, **evaluate(network, data))
+                )
                 progress.advance(overall)
     write_report(settings.out, data.name, runs)
 
@@ -152,10 +155,19 @@ def train(tx: Any, job: Job, plan: Plan, data: Dataset, seed: int, progress: Any
     params = init_params(key, plan.layers)
     opt_state = tx.init(params)
     images, labels = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
-    bar = progress.add_task(f"{job.optimizer} {job.algorithm} {job.sparsity:.1%}", total=plan.epochs)
+    bar = progress.add_task(
+        f"{job.optimizer} {job.algorithm} {job.sparsity:.1%}", total=plan.epochs
+    )
     for epoch in range(plan.epochs):
         params, opt_state = train_epoch(
-            tx, plan, job.optimizer, params, opt_state, jax.random.fold_in(key, epoch), images, labels
+            tx,
+            plan,
+            job.optimizer,
+            params,
+            opt_state,
+            jax.random.fold_in(key, epoch),
+            images,
+            labels,
         )
         progress.advance(bar)
     progress.remove_task(bar)
@@ -166,7 +178,14 @@ def train(tx: Any, job: Job, plan: Plan, data: Dataset, seed: int, progress: Any
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
 def train_epoch(
-    tx: Any, plan: Plan, optimizer: str, params: Any, opt_state: Any, key: Any, images: Any, labels: Any
+    tx: Any,
+    plan: Plan,
+    optimizer: str,
+    params: Any,
+    opt_state: Any,
+    key: Any,
+    images: Any,
+    labels: Any,
 ) -> tuple[Any, Any]:
     """One pass through the data, in random order, all inside one compiled scan."""
 
@@ -202,7 +221,7 @@ def init_params(key: jax.Array, layers: tuple[int, ...]) -> dict[str, Any]:
     initializer = jax.nn.initializers.he_normal()
     return {
         f"layer_{i}": {"kernel": initializer(keys[i], shape), "bias": jnp.zeros(shape[1])}
-        for i, shape in enumerate(zip(layers[:-1], layers[1:], strict=True))
+        for i, shape in enumerate(itertools.pairwise(layers))
     }
 
 
@@ -265,7 +284,9 @@ def check_pruned(job: Job, network: Network, dense: Network, data: Dataset) -> N
     kernels = [layer["kernel"] for layer in network.params.values()]
     if abs(metrics.sparsity(kernels) - job.sparsity) > 0.002:
         raise RuntimeError(f"{job}: counted a sparsity of {metrics.sparsity(kernels):.4f}.")
-    if jnp.array_equal(predict(network.params, data.test_images), predict(dense.params, data.test_images)):
+    if jnp.array_equal(
+        predict(network.params, data.test_images), predict(dense.params, data.test_images)
+    ):
         raise RuntimeError(f"{job}: pruning did not change the forward pass.")
 
 

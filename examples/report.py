@@ -198,9 +198,7 @@ def draw_reliability(dataset: str, runs: list[Run]) -> Any:
 
 def select(runs: list[Run], mode: str, sparsity: float) -> list[Run]:
     """The BMR runs of a mode and sparsity."""
-    return [
-        r for r in runs if (r.mode, r.algorithm, r.sparsity) == (mode, "global_bmr", sparsity)
-    ]
+    return [r for r in runs if (r.mode, r.algorithm, r.sparsity) == (mode, "global_bmr", sparsity)]
 
 
 def draw_layers(dataset: str, runs: list[Run]) -> Any:
@@ -212,7 +210,9 @@ def draw_layers(dataset: str, runs: list[Run]) -> Any:
     width = 0.8 / len(groups)
     for i, (_, group) in enumerate(groups):
         layers = list(group[0].layer_sparsity)
-        kept = [100 - 100 * statistics.mean(r.layer_sparsity[name] for r in group) for name in layers]
+        kept = [
+            100 - 100 * statistics.mean(r.layer_sparsity[name] for r in group) for name in layers
+        ]
         positions = [j + (i - len(groups) / 2 + 0.5) * width for j in range(len(layers))]
         ax.bar(positions, kept, width, label=group[0].method)
     ax.set_xticks(range(len(layers)), layers)

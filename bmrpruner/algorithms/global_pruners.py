@@ -41,7 +41,7 @@ class GlobalPruningMixin:
     filter_fn: FilterFnType = NOT_DIM_ONE_FILTER_FN
     normalization_eps: float = 1e-8
     use_normalization: bool = True
-    sparsity: float = 0.0
+    sparsity: float | None = 0.0
 
     def init_state(self, params: PyTree) -> SparseState:
         """The state before the first step; every eligible leaf starts dense.
@@ -54,7 +54,7 @@ class GlobalPruningMixin:
                 f"{type(self).__name__} ranks single weights, got sparsity_type="
                 f"{self.sparsity_type}; use a layer-wise algorithm."  # type: ignore[attr-defined]
             )
-        return super().init_state(params)  # type: ignore[misc,no-any-return]
+        return super().init_state(params)  # type: ignore[misc]
 
     def get_target_sparsities(self, params: PyTree) -> Any:
         """One number for the whole network."""

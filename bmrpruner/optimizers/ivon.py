@@ -27,7 +27,7 @@ class ScaleByIvonState(NamedTuple):
       hess_count: How many estimates `hess_sum` holds.
     """
 
-    count: jax.Array  # () int32
+    count: jax.Array  # type: ignore[assignment]  # () int32
     ess: jax.Array  # () float32
     weight_decay: jax.Array  # () float32
     hess_every: jax.Array  # () int32
@@ -199,11 +199,11 @@ def _scale_by_initial_precision(
 ) -> optax.GradientTransformation:
     if callable(weight_decay):
         return optax.scale_by_schedule(lambda count: hess_init + weight_decay(count))
-    return optax.scale(hess_init + weight_decay)  # type: ignore[arg-type]
+    return optax.scale(hess_init + weight_decay)
 
 
 def _updated_hess(h: jax.Array, estimate: jax.Array, wd: jax.Array, step: jax.Array) -> jax.Array:
-    """h after one estimate; `step` is 1 - β₂, and zero leaves h exactly as it is."""
+    """H after one estimate; `step` is 1 - β₂, and zero leaves h exactly as it is."""
     change = step * (estimate - h)
     return h + change + 0.5 * change**2 / (h + wd)
 
@@ -224,7 +224,7 @@ def _at(value: optax.ScalarOrSchedule, count: jax.Array) -> jax.Array:
 
 
 def _complement_at(decay: optax.ScalarOrSchedule, count: jax.Array) -> jax.Array:
-    """1 - decay, subtracted in double precision where it is a number: 1 - 0.99999 in float32 is off."""
+    """1 - decay; a number is subtracted in double precision, as 1 - 0.99999 in float32 is off."""
     return jnp.asarray(1 - (decay(count) if callable(decay) else decay), jnp.float32)
 
 

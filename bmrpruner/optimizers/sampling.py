@@ -229,7 +229,9 @@ def _signed_curvature(
 
     def estimate() -> PyTree:
         products = jax.jvp(lambda m: grad_fn(m, key), (mean,), (signs,))[1]
-        return jax.tree.map(lambda u, hu: (u * hu).astype(jnp.promote_types(u.dtype, jnp.float32)), signs, products)
+        return jax.tree.map(
+            lambda u, hu: (u * hu).astype(jnp.promote_types(u.dtype, jnp.float32)), signs, products
+        )
 
     shapes = jax.eval_shape(estimate)
     zeros = lambda: jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)  # noqa: E731

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.conftest import TREES, dict_params
 
 import bmrpruner
 from bmrpruner import posteriors
 from bmrpruner._tree import arrays, is_array, map_leaves
+from tests.conftest import TREES, dict_params
 
 NAMES = bmrpruner.all_algorithm_names()
 DENSE_WEIGHTS = ("no_prune",)  # algorithms that leave the stored weights dense
@@ -37,8 +37,10 @@ def make_optimizer(name, inner=None, **settings):
 
 
 def loss_fn(params, key=None):
-    return sum(jnp.sum((leaf - 0.1) ** 2 * (1 + jnp.arange(leaf.size).reshape(leaf.shape)))
-               for leaf in arrays(params)).astype(jnp.float32)
+    return sum(
+        jnp.sum((leaf - 0.1) ** 2 * (1 + jnp.arange(leaf.size).reshape(leaf.shape)))
+        for leaf in arrays(params)
+    ).astype(jnp.float32)
 
 
 def step(tx, params, state, key, pruner=None):
@@ -73,9 +75,7 @@ def test_trains_any_tree(name, make_tree):
 
     chex.assert_trees_all_equal_shapes_and_dtypes(trained, free)
     init = jax.eval_shape(tx.init, free)
-    chex.assert_trees_all_equal_shapes_and_dtypes(
-        jax.eval_shape(lambda s: s, state), init
-    )
+    chex.assert_trees_all_equal_shapes_and_dtypes(jax.eval_shape(lambda s: s, state), init)
     assert int(state.count) == STEPS
     if name in DENSE_WEIGHTS:
         return
@@ -102,9 +102,7 @@ def test_instant_sparsify_takes_whole_models(name, tree):
     assert jax.tree.structure(pruned) == jax.tree.structure(tree)
     total = sum(mask.size for mask in mask_leaves(masks))
     assert sum(mask.sum() for mask in mask_leaves(masks)) == round((1 - SPARSITY) * total)
-    expected = map_leaves(
-        lambda leaf, mask: leaf if mask is None else leaf * mask, tree, masks
-    )
+    expected = map_leaves(lambda leaf, mask: leaf if mask is None else leaf * mask, tree, masks)
     chex.assert_trees_all_equal(
         [x for x in jax.tree.leaves(pruned) if is_array(x)],
         [x for x in jax.tree.leaves(expected) if is_array(x)],
@@ -166,7 +164,9 @@ def test_bfloat16_keeps_its_dtype(name):
     chex.assert_trees_all_equal_dtypes(trained, params)
     if name not in DENSE_WEIGHTS:
         pruned = map_leaves(
-            lambda leaf, mask: None if mask is None else jnp.where(mask, 0, leaf), trained, state.masks
+            lambda leaf, mask: None if mask is None else jnp.where(mask, 0, leaf),
+            trained,
+            state.masks,
         )
         assert not any(jnp.any(leaf != 0) for leaf in jax.tree.leaves(pruned))
 
@@ -197,8 +197,10 @@ def test_inside_and_around_wrappers(name):
     """The posterior and the masks are found wherever the wrappers put them."""
     inner = optax.chain(optax.clip_by_global_norm(1.0), bmrpruner.ivon(0.1, ess=100, hess_init=0.1))
     tx = optax.chain(
-        optax.zero_nans(), optax.MultiSteps(make_optimizer(name, inner, mask_updates=True), 2)
-        .gradient_transformation()
+        optax.zero_nans(),
+        optax.MultiSteps(
+            make_optimizer(name, inner, mask_updates=True), 2
+        ).gradient_transformation(),
     )
     params = dict_params()
     trained, state = train(tx, params, steps=2 * STEPS)

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.conftest import dict_params
 
 import bmrpruner
 from bmrpruner.optimizers import ScaleByIvonState
+from tests.conftest import dict_params
 
 WIDE = jnp.ones((2, 2))
 
@@ -109,8 +109,12 @@ def test_hess_every_skips_updates(estimator):
 def test_schedules_of_every_hyperparameter():
     """A schedule that is constant gives what the constant gives."""
     numbers = {
-        "learning_rate": 0.1, "ess": 100.0, "clip_radius": 0.5,
-        "b1": 0.8, "b2": 0.9, "weight_decay": 0.1,
+        "learning_rate": 0.1,
+        "ess": 100.0,
+        "clip_radius": 0.5,
+        "b1": 0.8,
+        "b2": 0.9,
+        "weight_decay": 0.1,
     }
     plain = bmrpruner.ivon(**numbers)
     scheduled = bmrpruner.ivon(**{k: optax.constant_schedule(v) for k, v in numbers.items()})
@@ -153,8 +157,11 @@ def test_found_in_wrappers(wrap):
     chex.assert_trees_all_equal_shapes_and_dtypes(
         *(jax.eval_shape(lambda s=s: s) for s in (start, state))
     )
-    found = [s for s in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, ScaleByIvonState))
-             if isinstance(s, ScaleByIvonState)]
+    found = [
+        s
+        for s in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, ScaleByIvonState))
+        if isinstance(s, ScaleByIvonState)
+    ]
     assert len(found) == 1
     assert jnp.all(found[0].hess["a"] != 1.0)
     assert jnp.all(bmrpruner.get_scale(state)["a"] > 0)
@@ -167,8 +174,12 @@ def test_two_posteriors_under_partition_are_merged():
     """Each leaf has the posterior of the optimizer that owns it."""
     owners = {"a": "x", "b": "y"}
     tx = optax.partition(
-        {"x": bmrpruner.ivon(0.1, 100, hess_init=1.0, weight_decay=0.0),
-         "y": bmrpruner.ivon(0.1, 25, hess_init=1.0, weight_decay=0.0)}, owners)
+        {
+            "x": bmrpruner.ivon(0.1, 100, hess_init=1.0, weight_decay=0.0),
+            "y": bmrpruner.ivon(0.1, 25, hess_init=1.0, weight_decay=0.0),
+        },
+        owners,
+    )
     params = {"a": jnp.ones(2), "b": jnp.ones(3)}
     scale = bmrpruner.get_scale(tx.init(params))
     np.testing.assert_allclose(scale["a"], 0.1, rtol=1e-6)
@@ -177,21 +188,34 @@ def test_two_posteriors_under_partition_are_merged():
 
 def test_inject_hyperparams():
     tx = optax.inject_hyperparams(bmrpruner.ivon, static_args=("m_dtype", "hess_every"))(
-        learning_rate=0.1, ess=100.0, b2=0.9)
+        learning_rate=0.1, ess=100.0, b2=0.9
+    )
     params = {"w": jnp.ones(3)}
     trained, state = jax.jit(lambda p, s, k: step(tx, p, s, k))(
-        params, tx.init(params), jax.random.key(0))
+        params, tx.init(params), jax.random.key(0)
+    )
     plain = bmrpruner.ivon(0.1, ess=100.0, b2=0.9)
     expected, _ = step(plain, params, plain.init(params), jax.random.key(0))
     chex.assert_trees_all_close(trained, expected, rtol=1e-5)
     chex.assert_trees_all_equal_structs(state, tx.init(params))
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("ess", 0), ("ess", -1.0), ("hess_init", 0.0), ("hess_init", -1), ("clip_radius", 0.0),
-    ("weight_decay", -1e-4), ("b1", 1.0), ("b2", 1.5), ("b2", -0.1), ("hess_every", 0),
-    ("ess", float("nan")),
-])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("ess", 0),
+        ("ess", -1.0),
+        ("hess_init", 0.0),
+        ("hess_init", -1),
+        ("clip_radius", 0.0),
+        ("weight_decay", -1e-4),
+        ("b1", 1.0),
+        ("b2", 1.5),
+        ("b2", -0.1),
+        ("hess_every", 0),
+        ("ess", float("nan")),
+    ],
+)
 def test_impossible_numbers_name_their_field(field, value):
     with pytest.raises(ValueError, match=field):
         bmrpruner.ivon(**{"learning_rate": 0.1, "ess": 10, field: value})
@@ -200,6 +224,7 @@ def test_impossible_numbers_name_their_field(field, value):
 def test_wrong_types_name_their_field():
     with pytest.raises(TypeError, match="ess"):
         bmrpruner.ivon(0.1, ess="many")
+    tx = bmrpruner.ivon(0.1, 10)
+    state = tx.init(WIDE)
     with pytest.raises(ValueError, match="params"):
-        tx = bmrpruner.ivon(0.1, 10)
-        tx.update(WIDE, tx.init(WIDE))
+        tx.update(WIDE, state)

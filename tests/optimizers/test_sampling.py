@@ -6,10 +6,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tests.conftest import equinox_params, nnx_params
 
 import bmrpruner
 from bmrpruner._tree import arrays
+from tests.conftest import equinox_params, nnx_params
 
 PARAMS = {"w": jnp.linspace(-1.0, 1.0, 12).reshape(3, 4), "b": jnp.ones(4)}
 MASKS = {"w": jnp.array([[1, 0, 1, 0]] * 3, "uint8"), "b": None}
@@ -85,7 +85,7 @@ def test_pruned_weights_are_silent(packed, estimator, given):
         assert np.all(np.asarray(tree["b"]) != 0)
     np.testing.assert_array_equal(np.asarray(after.hess_sum["w"])[pruned], 0.5)
 
-    updates, final = ivon().update(grads, inner if given != "state" else state.inner_state, PARAMS)
+    _, final = ivon().update(grads, inner if given != "state" else state.inner_state, PARAMS)
     np.testing.assert_array_equal(np.asarray(final[0].hess["w"])[pruned], 0.5)
 
 
@@ -93,9 +93,7 @@ def test_scale_and_samples_of_a_sparse_state():
     tx = bmrpruner.MagnitudePruning(sparsity=0.5).wrap_optax(ivon())
     state = tx.init(PARAMS)._replace(masks=MASKS)
     pruned = np.asarray(MASKS["w"]) == 0
-    np.testing.assert_allclose(
-        bmrpruner.get_scale(state)["w"], np.where(pruned, 0, 0.2), rtol=1e-6
-    )
+    np.testing.assert_allclose(bmrpruner.get_scale(state)["w"], np.where(pruned, 0, 0.2), rtol=1e-6)
     draws, noise = bmrpruner.sample_posterior(jax.random.key(0), PARAMS, state, (4, 2))
     assert draws["w"].shape == (4, 2, 3, 4)
     assert np.all(np.asarray(draws["w"])[..., pruned] == 0)
@@ -113,8 +111,12 @@ def test_the_common_call_patterns():
     opt_state = tx.init(PARAMS)
     loss_fn = lambda params, key: jnp.sum(params["w"] ** 2)  # noqa: E731
     loss, grads, inner = bmrpruner.noisy_value_and_grad(
-        loss_fn, opt_state.inner_state, PARAMS, jax.random.key(0),
-        mc_samples=4, mask=opt_state.masks,
+        loss_fn,
+        opt_state.inner_state,
+        PARAMS,
+        jax.random.key(0),
+        mc_samples=4,
+        mask=opt_state.masks,
     )
     opt_state = opt_state._replace(inner_state=inner)
     updates, opt_state = tx.update(grads, opt_state, PARAMS)
@@ -155,9 +157,15 @@ def test_raw_keys_work():
     )
 
 
-@pytest.mark.parametrize(("option", "value"), [
-    ("mc_samples", 0), ("mc_samples", 1.5), ("method", "both"), ("estimator", "exact"),
-])
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("mc_samples", 0),
+        ("mc_samples", 1.5),
+        ("method", "both"),
+        ("estimator", "exact"),
+    ],
+)
 def test_unknown_options_name_themselves(option, value):
     with pytest.raises(ValueError, match=option):
         noisy(ivon().init(PARAMS), **{option: value})

@@ -110,11 +110,14 @@ def test_estimates_average_to_the_hessian(estimator):
     samples = 20_000
     _, _, state = jax.jit(
         lambda state: bmrpruner.noisy_value_and_grad(
-            lambda w, key: 0.5 * w @ a @ w, state, params, jax.random.key(0),
-            mc_samples=samples, method="parallel", estimator=estimator,
+            lambda w, key: 0.5 * w @ a @ w,
+            state,
+            params,
+            jax.random.key(0),
+            mc_samples=samples,
+            method="parallel",
+            estimator=estimator,
         )
     )(tx.init(params))
     spread = np.linalg.norm(a) * (1 + np.sqrt(ESS * H0) * 0.5)
-    np.testing.assert_allclose(
-        state[0].hess_sum, np.diag(a), atol=4 * spread / np.sqrt(samples)
-    )
+    np.testing.assert_allclose(state[0].hess_sum, np.diag(a), atol=4 * spread / np.sqrt(samples))
