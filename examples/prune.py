@@ -100,6 +100,8 @@ def main(settings: Settings) -> None:
                     Run(**job._asdict(), seed=seed, seconds=seconds, **evaluate(network, data))
                 )
                 progress.advance(overall)
+            if not progress.console.is_terminal:
+                print(*job, flush=True)
     write_report(settings.out, data.name, runs)
 
 
@@ -318,4 +320,5 @@ if __name__ == "__main__":
     try:
         main(checked(tyro.cli(Settings)))
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
