@@ -15,15 +15,21 @@ from bmrpruner import (
     sparsity_types,
 )
 from bmrpruner.algorithms import (
+    AbosluteZscorePruning,
+    AdaptiveBMR,
+    AdaptiveBMRPruning,
+    BayesianGlobalPruning,
     BMRPruning,
     GlobalBMRPruning,
     GlobalMagnitudePruning,
     GlobalSaliencyPruning,
     GlobalSNRPruning,
     MagnitudePruning,
+    PosteriorVariancePruning,
     RandomPruning,
     SaliencyPruning,
     SNRPruning,
+    UncertaintyMagnitudePruning,
 )
 from bmrpruner.api import (
     ALGORITHM_REGISTRY,
@@ -50,8 +56,12 @@ from bmrpruner.sparsity_types import SparsityType
 
 __all__ = [
     "ALGORITHM_REGISTRY",
+    "AbosluteZscorePruning",
+    "AdaptiveBMR",
+    "AdaptiveBMRPruning",
     "BMRPruning",
     "BaseUpdater",
+    "BayesianGlobalPruning",
     "DiagonalGaussian",
     "GlobalBMRPruning",
     "GlobalMagnitudePruning",
@@ -63,11 +73,13 @@ __all__ = [
     "OneShotSchedule",
     "PeriodicSchedule",
     "PolynomialSchedule",
+    "PosteriorVariancePruning",
     "RandomPruning",
     "SNRPruning",
     "SaliencyPruning",
     "SparseState",
     "SparsityType",
+    "UncertaintyMagnitudePruning",
     "algorithms",
     "all_algorithm_names",
     "api",

@@ -30,6 +30,10 @@ ALGORITHM_REGISTRY: dict[str, type[base_updater.BaseUpdater]] = {
     "bmr": algorithms.BMRPruning,
     "global_snr": algorithms.GlobalSNRPruning,
     "global_bmr": algorithms.GlobalBMRPruning,
+    "bayesian_global": algorithms.GlobalBMRPruning,
+    "posterior_variance": algorithms.PosteriorVariancePruning,
+    "uncertainty_magnitude": algorithms.UncertaintyMagnitudePruning,
+    "adaptive_bmr": algorithms.AdaptiveBMR,
 }
 
 ALGORITHMS = tuple(ALGORITHM_REGISTRY)
@@ -151,6 +155,10 @@ def _sparsity_fields(
 ) -> dict[str, Any]:
     """Global algorithms take sparsity, filter and map themselves; the rest a distribution."""
     options = {key: config[key] for key in ("filter_fn", "custom_sparsity_map") if config.get(key)}
+    if config.get("sparsity") is None and issubclass(algorithm, algorithms.AdaptiveBMR):
+        config = config | {"sparsity": algorithm.sparsity}
+    if config.get("sparsity") is None and config.get("threshold") is not None:
+        config = config | {"sparsity": 0.0}
     sparsity = _required(config, "sparsity")
     check_sparsity("sparsity", sparsity)
     if name.startswith("global_") or issubclass(algorithm, algorithms.GlobalPruningMixin):

@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bmrpruner import mask_calculator, sparsity_distributions
+from bmrpruner import _groups, mask_calculator, sparsity_distributions
 from bmrpruner._checks import accepted, check_sparsity, did_you_mean
 from bmrpruner._masks import MASK_DTYPE, mask_tree, pack_tree, unpack
 from bmrpruner._tree import PyTree, check_params, is_array, is_none, join, keyed_leaves, map_leaves
 from bmrpruner._updates import cancel_pruned, round_updates
 from bmrpruner.sparsity_schedules import NoUpdateSchedule, check_schedule
-from bmrpruner.sparsity_types import SparsityType, Unstructured, check_shape
+from bmrpruner.sparsity_types import Block, NByM, SparsityType, Unstructured, check_shape
 
 
 class SparseState(NamedTuple):
@@ -81,6 +81,8 @@ class BaseUpdater:
       sparsity: Short for binding the `sparsity` argument of the distribution.
       mask_updates: Let the emitted update itself keep pruned parameters at zero, so that
         `post_gradient_update` need not be called.
+      threshold: Prune what scores at or below it, per weight or group, instead of a given share:
+        the sparsity is an outcome.
 
     Example:
       >>> params = {'kernel': jnp.array([[1., -3.], [2., 0.5]]), 'bias': jnp.ones(2)}
@@ -102,6 +104,7 @@ class BaseUpdater:
     topk_fn: Callable[..., jax.Array] | None = None
     sparsity: float | None = None
     mask_updates: bool = False
+    threshold: float | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # An updater may be a static argument of jit. A subclass decorated with a plain @dataclass
@@ -117,6 +120,8 @@ class BaseUpdater:
             self.rng_seed = jax.random.PRNGKey(8)
         check_schedule(self.scheduler)
         self._check_sparsity()
+        if self.threshold is not None and isinstance(self.sparsity_type, NByM):
+            raise ValueError(f"threshold: {self.sparsity_type} keeps N of every M by definition.")
 
     def calculate_scores(
         self,
@@ -132,7 +137,11 @@ class BaseUpdater:
         """The masks that keep the highest scores; None where the sparsity is None."""
 
         def mask(sparsity: Any, score: Any) -> Any:
-            return None if sparsity is None else self.topk_fn(score, sparsity)  # type: ignore[misc]
+            if sparsity is None:
+                return None
+            if self.threshold is not None:
+                return self._threshold_mask(score)
+            return self.topk_fn(score, sparsity)  # type: ignore[misc]
 
         return map_leaves(mask, sparsities, scores)
 
@@ -292,6 +301,23 @@ class BaseUpdater:
             return emitted, refreshed._replace(inner_state=inner_state, count=count)
 
         return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+    @property
+    def _pooling(self) -> str:
+        """How the scores of a group's members make up the group's."""
+        if isinstance(self.sparsity_type, Block):
+            return "mean" if self.sparsity_type.use_avg_pooling else "max"
+        return "sum"
+
+    @property
+    def _lowest_kept_score(self) -> Any:
+        """The threshold, as a score."""
+        return self.threshold
+
+    def _threshold_mask(self, score: jax.Array) -> jax.Array:
+        groups = _groups.pool(score, self.sparsity_type, self._pooling)
+        keep = (groups > self._lowest_kept_score).astype(MASK_DTYPE)
+        return _groups.spread(keep, self.sparsity_type, score.shape)
 
     def _check_sparsity(self) -> None:
         if self.sparsity is None:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bmrpruner import selection
+from bmrpruner import _groups, selection
 from bmrpruner._checks import concrete
 from bmrpruner._masks import MASK_DTYPE
 from bmrpruner.sparsity_types import (
@@ -134,14 +134,8 @@ def topk_block_mask_calculator(
     Returns:
       uint8 mask of the scores' shape. Blocks at the end may be partial.
     """
-    scores = jnp.asarray(scores)
-    plane = scores.reshape((1, -1) if scores.ndim < 2 else (*scores.shape[:2], -1))
-    plane = plane.reshape(*plane.shape[:2], -1)
-    pooled = _pool_blocks(plane, block_height, block_width, use_avg_pooling)
-    mask = topk_mask_calculator(pooled, sparsity)
-    mask = jnp.repeat(mask, block_height, axis=0)[: plane.shape[0]]
-    mask = jnp.repeat(mask, block_width, axis=1)[:, : plane.shape[1]]
-    return jnp.broadcast_to(mask[:, :, None], plane.shape).reshape(scores.shape)
+    how = "mean" if use_avg_pooling else "max"
+    return topk_groups(scores, sparsity, Block((block_height, block_width)), how)
 
 
 def topk_channel_mask_calculator(scores: Any, sparsity: Any, sparsity_type: Channel) -> jax.Array:
@@ -155,12 +149,14 @@ def topk_channel_mask_calculator(scores: Any, sparsity: Any, sparsity_type: Chan
     Returns:
       uint8 mask of the scores' shape.
     """
+    return topk_groups(scores, sparsity, sparsity_type, "sum")
+
+
+def topk_groups(scores: Any, sparsity: Any, sparsity_type: Any, how: str) -> jax.Array:
+    """Keep or prune whole groups by the sum, mean or maximum (`how`) of their scores."""
     scores = jnp.asarray(scores)
-    check_shape(sparsity_type, scores.shape, "scores")
-    axis = sparsity_type.axis % scores.ndim
-    others = tuple(a for a in range(scores.ndim) if a != axis)
-    mask = topk_mask_calculator(jnp.sum(scores, axis=others), sparsity)
-    return jnp.broadcast_to(jnp.expand_dims(mask, others), scores.shape)
+    mask = topk_mask_calculator(_groups.pool(scores, sparsity_type, how), sparsity)
+    return _groups.spread(mask, sparsity_type, scores.shape)
 
 
 def _rounded_count(size: int, sparsity: jax.Array) -> jax.Array:
@@ -177,21 +173,3 @@ def _n_by_m_pattern(scores: jax.Array, sparsity_type: NByM) -> jax.Array:
     beaten = (other > mine) | ((other == mine) & (position[None, :] > position[:, None]))
     mask = (jnp.sum(beaten, axis=-1) < n).astype(MASK_DTYPE)
     return jnp.moveaxis(mask.reshape(keys.shape), -1, axis)
-
-
-def _pool_blocks(plane: jax.Array, height: int, width: int, use_avg: bool) -> jax.Array:
-    """One score for each block of a (rows, columns, depth) array; the last ones may be partial."""
-    rows, columns, _ = plane.shape
-    pad = ((0, -rows % height), (0, -columns % width), (0, 0))
-    shape = (-(-rows // height), height, -(-columns // width), width, -1)
-
-    def blocks(values: jax.Array, fill: Any) -> jax.Array:
-        return jnp.pad(values, pad, constant_values=fill).reshape(shape)
-
-    if not use_avg:
-        lowest = (
-            -jnp.inf if jnp.issubdtype(plane.dtype, jnp.floating) else jnp.iinfo(plane.dtype).min
-        )
-        return jnp.max(blocks(plane, lowest), axis=(1, 3, 4))
-    sums = jnp.sum(blocks(plane, 0), axis=(1, 3, 4))
-    return sums / jnp.sum(blocks(jnp.ones_like(plane), 0), axis=(1, 3, 4))

@@ -125,8 +125,8 @@ def check_shape(sparsity_type: Any, shape: tuple[int, ...], name: str) -> None:
                 )
             if shape[axis] % m:
                 raise ValueError(
-                    f"Sparsity type {sparsity_type}: axis {axis} of {name}, of length {shape[axis]}, "
-                    f"is not divisible by {m}; exempt it with filter_fn or a custom sparsity of 0."
+                    f"Sparsity type {sparsity_type}: axis {axis} of {name}, of length {shape[axis]}"
+                    f", is not divisible by {m}; exempt it by filter_fn or a custom sparsity of 0."
                 )
         case Channel(axis=axis) if not -len(shape) <= axis < len(shape):
             raise ValueError(

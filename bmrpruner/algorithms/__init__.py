@@ -1,11 +1,14 @@
 """The algorithms: each a score, and for some a rule of their own for the masks."""
 
+from bmrpruner.algorithms.adaptive_bmr import AdaptiveBMR, AdaptiveState, Rounds
 from bmrpruner.algorithms.bmr_pruners import (
     BMRPruning,
     GlobalBMRPruning,
     GlobalSNRPruning,
     PosteriorPruning,
+    PosteriorVariancePruning,
     SNRPruning,
+    UncertaintyMagnitudePruning,
 )
 from bmrpruner.algorithms.global_pruners import (
     GlobalMagnitudePruning,
@@ -19,8 +22,17 @@ from bmrpruner.algorithms.pruners import (
     generate_random_scores,
 )
 
+BayesianGlobalPruning = GlobalBMRPruning
+AdaptiveBMRPruning = AdaptiveBMR  # these two: names of an earlier package, its spelling included
+AbosluteZscorePruning = SNRPruning
+
 __all__ = [
+    "AbosluteZscorePruning",
+    "AdaptiveBMR",
+    "AdaptiveBMRPruning",
+    "AdaptiveState",
     "BMRPruning",
+    "BayesianGlobalPruning",
     "GlobalBMRPruning",
     "GlobalMagnitudePruning",
     "GlobalPruningMixin",
@@ -28,8 +40,11 @@ __all__ = [
     "GlobalSaliencyPruning",
     "MagnitudePruning",
     "PosteriorPruning",
+    "PosteriorVariancePruning",
     "RandomPruning",
+    "Rounds",
     "SNRPruning",
     "SaliencyPruning",
+    "UncertaintyMagnitudePruning",
     "generate_random_scores",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -12,7 +13,9 @@ from bmrpruner._masks import as_plain
 from bmrpruner._tree import PyTree, is_array, map_leaves
 from bmrpruner.algorithms.global_pruners import GlobalPruningMixin
 from bmrpruner.base_updater import BaseUpdater, SparseState
+from bmrpruner.mask_calculator import topk_groups
 from bmrpruner.posteriors import DiagonalGaussian, from_opt_state
+from bmrpruner.sparsity_types import Block
 
 
 @dataclasses.dataclass(eq=False)
@@ -77,7 +80,7 @@ class BMRPruning(PosteriorPruning):
     """Keep the weights whose removal would cost most log evidence.
 
     ΔF is the log evidence of the model without the weight minus that of the model with it; the
-    score is -ΔF, in nats.
+    score is -ΔF, in nats. A `threshold` is the ΔF, or log odds, from which a weight goes.
 
     Friston et al. 2018, https://arxiv.org/abs/1805.07092; Marković et al. 2023,
     https://arxiv.org/abs/2309.12095.
@@ -89,9 +92,75 @@ class BMRPruning(PosteriorPruning):
       [[2.0, 0.0]]
     """
 
+    def __post_init__(self) -> None:
+        if self.topk_fn is None and isinstance(self.sparsity_type, Block):
+            self.topk_fn = functools.partial(
+                topk_groups, sparsity_type=self.sparsity_type, how=self._pooling
+            )
+        super().__post_init__()
+
+    @property
+    def _pooling(self) -> str:
+        """The ΔF of a group is the sum over its members."""
+        return "sum"
+
+    @property
+    def _lowest_kept_score(self) -> Any:
+        """The threshold is a ΔF, the score its negative."""
+        return -self.threshold  # type: ignore[operator]
+
     def score_posterior(self, posterior: DiagonalGaussian) -> PyTree:
         """-ΔF, in nats."""
         return jax.tree.map(jnp.negative, posterior.delta_f())
+
+
+@dataclasses.dataclass(eq=False)
+class PosteriorVariancePruning(PosteriorPruning):
+    """Keep the weights of high posterior variance, or of low.
+
+    Attributes:
+      keep: `'high'` prunes low variance, as published; `'low'` prunes high variance.
+
+    Example:
+      >>> posterior = DiagonalGaussian(jnp.array([[2., 3.]]), jnp.array([[9., 1.]]))
+      >>> pruner = PosteriorVariancePruning(sparsity=0.5)
+      >>> pruner.instant_sparsify(posterior.mean, posterior=posterior)[0].tolist()
+      [[0.0, 3.0]]
+    """
+
+    keep: str = "high"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.keep not in ("high", "low"):
+            raise ValueError(f"keep: expected 'high' or 'low', got {self.keep!r}.")
+
+    def score_posterior(self, posterior: DiagonalGaussian) -> PyTree:
+        """σ², or its negative."""
+        sign = 1 if self.keep == "high" else -1
+        return jax.tree.map(lambda std: sign * std**2, posterior.std)
+
+
+@dataclasses.dataclass(eq=False)
+class UncertaintyMagnitudePruning(PosteriorPruning):
+    """Keep the weights of large signal plus noise: a weight that may yet matter stays.
+
+    https://arxiv.org/abs/2501.06962.
+
+    Example:
+      >>> posterior = DiagonalGaussian(jnp.array([[0.2, 0.1]]), jnp.array([[100., 1.]]))
+      >>> pruner = UncertaintyMagnitudePruning(sparsity=0.5)
+      >>> pruner.instant_sparsify(posterior.mean, posterior=posterior)[1].tolist()
+      [[0, 1]]
+    """
+
+    def score_posterior(self, posterior: DiagonalGaussian) -> PyTree:
+        """|μ| + σ."""
+        return map_leaves(
+            lambda std, mean: None if std is None else jnp.abs(mean) + std,
+            posterior.std,
+            posterior.mean,
+        )
 
 
 @dataclasses.dataclass(eq=False)

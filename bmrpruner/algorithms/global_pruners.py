@@ -74,6 +74,9 @@ class GlobalPruningMixin:
 
     def create_masks(self, scores: PyTree, target_sparsity: Any) -> PyTree:
         """One ranking over all eligible leaves; mapped leaves at their own sparsity."""
+        if self.threshold is not None:  # type: ignore[attr-defined]
+            ranked = map_with_key(lambda k, s: 0.0 if self._is_ranked(k, s) else None, scores)
+            return super().create_masks(scores, ranked)  # type: ignore[misc]
         custom = self.custom_sparsity_map or {}
         joint = {
             key: self._normalized(score)

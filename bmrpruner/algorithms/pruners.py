@@ -85,8 +85,8 @@ class RandomPruning(BaseUpdater):
     """Keep random weights; those once pruned stay pruned.
 
     Example:
-      >>> pruned, masks = RandomPruning(sparsity=0.75, rng_seed=1).instant_sparsify(jnp.ones((2, 4)))
-      >>> int(masks.sum())
+      >>> pruner = RandomPruning(sparsity=0.75, rng_seed=1)
+      >>> int(pruner.instant_sparsify(jnp.ones((2, 4)))[1].sum())
       2
     """
 

@@ -1,0 +1,162 @@
+"""Bayesian model reduction that decides itself how many weights go."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bmrpruner import _groups, selection
+from bmrpruner._checks import check_positive
+from bmrpruner._masks import MASK_DTYPE, as_plain, pack_tree
+from bmrpruner._tree import PyTree, is_none, map_leaves
+from bmrpruner.algorithms.bmr_pruners import BMRPruning
+
+
+class Rounds(NamedTuple):
+    """What each round found and did; entries of rounds to come are zero.
+
+    Attributes:
+      done: How many rounds there were.
+      log_odds: ΔF that a group needed to qualify, nats.
+      qualified: Groups that reached it.
+      pruned: Groups that went.
+      nats: Their ΔF in sum: the log evidence gained, were they independent.
+    """
+
+    done: jax.Array  # () int32
+    log_odds: jax.Array  # (max_rounds,) float32
+    qualified: jax.Array  # (max_rounds,) int32
+    pruned: jax.Array  # (max_rounds,) int32
+    nats: jax.Array  # (max_rounds,) float32
+
+
+class AdaptiveState(NamedTuple):
+    """A `SparseState` with the record of its rounds."""
+
+    masks: PyTree
+    inner_state: Any = None
+    target_sparsities: PyTree = None
+    count: Any = None
+    rounds: Any = None
+
+
+@dataclasses.dataclass(eq=False)
+class AdaptiveBMR(BMRPruning):
+    """Prune what the evidence says, round by round, while the posterior refits in between.
+
+    In each round a weight (or group) qualifies if ΔF reaches the current log-odds. These relax over
+    the schedule from `log_odds` to 0: at first only what the data clearly prefer gone, at the end
+    whatever they do not need, ties included. Of those that qualify the ones of largest ΔF go, at
+    most `max_share` of what is left: ΔF is exact for one weight at a time, and a bound keeps many
+    that look removable one by one from going at once. When nothing qualifies, nothing goes.
+
+    The ranking is over the whole network, in nats. `sparsity` is a cap; by default there is none.
+
+    Attributes:
+      log_odds: ΔF in nats that the first round asks for.
+      max_share: Largest fraction of the remaining groups that one round may prune, in (0, 1].
+      max_rounds: Room in the record; later rounds prune, but are not recorded.
+
+    Example:
+      >>> from bmrpruner import DiagonalGaussian
+      >>> posterior = DiagonalGaussian(jnp.array([[2., 0.1]]), jnp.array([[9., 9.]]))
+      >>> AdaptiveBMR().instant_sparsify(posterior.mean, posterior=posterior)[0].tolist()
+      [[2.0, 0.0]]
+
+    References:
+      Marković et al. 2023, https://arxiv.org/abs/2309.12095, section 2.3.
+    """
+
+    sparsity: float | None = 1.0
+    log_odds: float = 5.0
+    max_share: float = 0.2
+    max_rounds: int = 256
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive("log_odds", self.log_odds, allow_zero=True)
+        check_positive("max_share", self.max_share)
+        check_positive("max_rounds", self.max_rounds)
+        if self.max_share > 1:
+            raise ValueError(f"max_share: expected a number in (0, 1], got {self.max_share}.")
+
+    def init_state(self, params: PyTree) -> AdaptiveState:
+        """The state before the first step, with an empty record."""
+        counts = jnp.zeros(self.max_rounds, jnp.int32)
+        nats = jnp.zeros(self.max_rounds, jnp.float32)
+        rounds = Rounds(jnp.zeros([], jnp.int32), nats, counts, counts, nats)
+        return AdaptiveState(*super().init_state(params), rounds)
+
+    def update_state(self, sparse_state: Any, params: PyTree, grads: PyTree, **kwargs: Any) -> Any:
+        """The state after one round."""
+        progress = self.scheduler.get_sparsity_at_step(1.0, sparse_state.count)
+        log_odds = jnp.asarray(self.log_odds * (1 - progress), jnp.float32)
+        scores = self.calculate_scores(params, sparse_state=sparse_state, grads=grads, **kwargs)
+        masks, outcome = self._round(
+            scores, sparse_state.masks, sparse_state.target_sparsities, log_odds, self.max_share
+        )
+        if self.use_packed_masks:
+            masks = pack_tree(masks)
+        return sparse_state._replace(masks=masks, rounds=_record(sparse_state.rounds, outcome))
+
+    def create_masks(self, scores: PyTree, sparsities: PyTree) -> PyTree:
+        """Masks of what stays when everything with ΔF >= 0 goes at once, up to the cap."""
+        ones = self.get_initial_masks(scores, sparsities)
+        return self._round(scores, ones, sparsities, jnp.zeros([]), 1.0)[0]
+
+    def _round(
+        self, scores: PyTree, masks: PyTree, caps: PyTree, log_odds: jax.Array, max_share: float
+    ) -> tuple[PyTree, tuple[jax.Array, ...]]:
+        """New masks, and log-odds, qualified, pruned and nats of the round."""
+        structure: Any = jax.tree.structure(masks, is_leaf=is_none)
+        columns = (structure.flatten_up_to(tree) for tree in (scores, masks, caps))
+        leaves = [
+            (score, as_plain(mask, score), cap)
+            for score, mask, cap in zip(*columns, strict=True)
+            if mask is not None
+        ]
+        alive = [_groups.pool(mask, self.sparsity_type, "max") > 0 for _, mask, _ in leaves]
+        delta_f = [
+            jnp.where(live, _groups.pool(jnp.where(mask, -score, 0), self.sparsity_type), -jnp.inf)
+            for live, (score, mask, _) in zip(alive, leaves, strict=True)
+        ]
+        left = _count(alive)
+        qualified = _count([evidence >= log_odds for evidence in delta_f])
+        bound = jnp.ceil(max_share * left).astype(jnp.int32)
+        stays = sum(_least_kept(live, cap) for live, (_, _, cap) in zip(alive, leaves, strict=True))
+        room = jnp.maximum(left - jnp.maximum(stays, 1), 0)
+        pruned = jnp.minimum(jnp.minimum(qualified, bound), room)
+
+        ranked = [
+            jnp.where(live, -evidence, -jnp.inf)
+            for live, evidence in zip(alive, delta_f, strict=True)
+        ]
+        kept = selection.top_masks_jointly(ranked, left - pruned)
+        nats = jnp.zeros([])
+        for live, keep, evidence in zip(alive, kept, delta_f, strict=True):
+            nats += jnp.sum(jnp.where(live & (keep == 0), evidence, 0))
+        spread = iter(
+            _groups.spread(keep, self.sparsity_type, mask.shape).astype(MASK_DTYPE)
+            for keep, (_, mask, _) in zip(kept, leaves, strict=True)
+        )
+        new = map_leaves(lambda mask: None if mask is None else next(spread), masks)
+        return new, (log_odds, qualified, pruned, nats)
+
+
+def _count(trues: list[jax.Array]) -> jax.Array:
+    return jnp.asarray(sum(jnp.sum(array) for array in trues))
+
+
+def _least_kept(groups: jax.Array, cap: Any) -> jax.Array:
+    return jnp.ceil(groups.size * (1 - jnp.asarray(cap, jnp.float32))).astype(jnp.int32)
+
+
+def _record(rounds: Rounds, outcome: tuple[jax.Array, ...]) -> Rounds:
+    columns = [
+        column.at[rounds.done].set(value.astype(column.dtype), mode="drop")
+        for column, value in zip(rounds[1:], outcome, strict=True)
+    ]
+    return Rounds(rounds.done + 1, *columns)
