@@ -2,35 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from bmrpruner._checks import check_positive
 from bmrpruner._state import find_masks, find_states, has_fields
 from bmrpruner._tree import Key, PyTree, keyed_leaves, map_with_key
 from bmrpruner.posteriors.diagonal_gaussian import DiagonalGaussian
 
-_IS_NEWTON = has_fields("hess", "ess", "weight_decay")
+_is_newton = has_fields("hess", "ess", "weight_decay")
+_is_second_moment = has_fields("nu")
 
-PROVIDERS = "bmrpruner.ivon (anywhere inside chain, masked, partition, MultiSteps, ...)"
 
+def from_opt_state(
+    opt_state: Any, params: PyTree, ess: float | None = None, weight_decay: float | None = None
+) -> DiagonalGaussian:
+    """The posterior N(params, 1 / (ess * (h + weight_decay))) that an optimizer keeps.
 
-def from_opt_state(opt_state: Any, params: PyTree) -> DiagonalGaussian:
-    """The posterior N(params, 1 / (ess * (hess + weight_decay))) of a variational optimizer.
-
-    States are recognised by their fields `hess`, `ess` and `weight_decay`, wherever they sit.
-    Given a `SparseState`, pruned weights have mean 0 and variance 0.
+    Variational optimizers are recognised by their fields `hess`, `ess` and `weight_decay`: IVON
+    here, in blrax and in ivon-optax. With `ess` and `weight_decay` given, the second moment `nu` of
+    Adam and its kin serves as h: a Laplace approximation by the empirical Fisher information of a
+    batch, cruder than IVON. States are found wherever wrappers have put them. Given a
+    `SparseState`, pruned weights have mean 0 and variance 0.
 
     Args:
       opt_state: Any optimizer state.
       params: The parameters, which are the posterior's mean.
+      ess: Effective sample size, for Adam, which knows none: the number of training examples.
+      weight_decay: Prior precision over `ess`, for Adam.
 
     Returns:
       The posterior; precision None where no optimizer keeps one for a leaf.
 
     Raises:
-      ValueError: If no posterior is to be found.
+      ValueError: If no posterior is to be found, or `ess` is missing, or not needed.
 
     Example:
       >>> from bmrpruner.optimizers import ivon
@@ -42,19 +50,13 @@ def from_opt_state(opt_state: Any, params: PyTree) -> DiagonalGaussian:
     References:
       Shen et al. 2024, https://arxiv.org/abs/2402.17641
     """
-    states = find_states(opt_state, _IS_NEWTON)
-    if not states:
-        raise ValueError(
-            f"No posterior found in a state of type {type(opt_state).__name__}. Optimizers that "
-            f"provide one: {PROVIDERS}. A posterior from elsewhere is given as `posterior=`."
-        )
     precision: dict[Key, Any] = {}
     prior: dict[Key, Any] = {}
-    for state in states:
-        prior_precision = jnp.asarray(state.ess * state.weight_decay)
-        for key, hess in keyed_leaves(state.hess):
-            if hess is not None:
-                precision[key] = state.ess * (hess + state.weight_decay)
+    for hess, size, decay in _sources(opt_state, ess, weight_decay):
+        prior_precision = jnp.asarray(size * decay)
+        for key, h in keyed_leaves(hess):
+            if h is not None:
+                precision[key] = size * (h + decay)
                 prior[key] = prior_precision
     posterior = DiagonalGaussian(
         params,
@@ -63,3 +65,30 @@ def from_opt_state(opt_state: Any, params: PyTree) -> DiagonalGaussian:
     )
     masks = find_masks(opt_state, params)
     return posterior.prune(masks) if jax.tree.leaves(masks) else posterior
+
+
+def _sources(opt_state: Any, ess: Any, weight_decay: Any) -> Iterator[tuple[PyTree, Any, Any]]:
+    """Trees of h, each with its ess and weight decay."""
+    variational = find_states(opt_state, _is_newton)
+    moments = find_states(opt_state, _is_second_moment)
+    if variational:
+        if ess is not None or weight_decay is not None:
+            raise ValueError(
+                "ess, weight_decay: the optimizer state knows its own; leave them out."
+            )
+        yield from ((state.hess, state.ess, state.weight_decay) for state in variational)
+    elif not moments:
+        raise ValueError(
+            f"No posterior found in a state of type {type(opt_state).__name__}. Optimizers that "
+            "provide one: bmrpruner.ivon, wherever wrappers have put it; Adam and its kin, given "
+            "ess and weight_decay. A posterior from elsewhere is given as `posterior=`."
+        )
+    elif ess is None or weight_decay is None:
+        raise ValueError(
+            "No posterior found, but second moments: give ess and weight_decay to "
+            "posteriors.from_opt_state to use them, or train with bmrpruner.ivon."
+        )
+    else:
+        check_positive("ess", ess)
+        check_positive("weight_decay", weight_decay)
+        yield from ((state.nu, ess, weight_decay) for state in moments)
