@@ -1,0 +1,229 @@
+"""A network in a file: which tensors make up which leaf, checked, and its posterior."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from bmrpruner import posteriors
+from bmrpruner._checks import did_you_mean
+from bmrpruner._tree import PyTree, is_array, join, map_with_key
+from bmrpruner.files.formats import read_tensors, write_tensors
+from bmrpruner.files.naming import PRUNED_VALUES, check_shapes, check_values, group, named, nest
+from bmrpruner.files.packing import pack_masks, split_masks, with_zeros, without_zeros
+from bmrpruner.posteriors import DiagonalGaussian
+
+_INFO = "bmrpruner"
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a network as they are in a file, and what they mean together.
+
+    Attributes:
+      tensors: Arrays by name, without masks.
+      masks: uint8 (0 pruned, 1 kept) in the shape of the leaf, by the leaf's name.
+      info: What this library wrote about the file, such as how it was pruned.
+      metadata: What others wrote.
+
+    Examples:
+      >>> checkpoint = Checkpoint({'a/mean': np.ones(2), 'a/std': np.ones(2), 'b': np.ones(3)})
+      >>> sorted(checkpoint.leaves), checkpoint.posterior.std
+      (['a', 'b'], {'a': Array([1., 1.], dtype=float32), 'b': None})
+    """
+
+    tensors: Mapping[str, np.ndarray]
+    masks: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    info: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def leaves(self) -> dict[str, dict[str, str]]:
+        """For each leaf the names of its tensors by role: `mean` and a spread, or `''`."""
+        return group(self.tensors)
+
+    @functools.cached_property
+    def params(self) -> PyTree:
+        """The means (and plain leaves) as nested dicts, by the parts of their names."""
+        return nest({leaf: self._mean(leaf) for leaf in self.leaves})
+
+    @functools.cached_property
+    def posterior(self) -> DiagonalGaussian | None:
+        """The posterior, on the tree of `params`; None if no leaf has one."""
+        if not any(roles.keys() - {""} for roles in self.leaves.values()):
+            return None
+        precision = nest({leaf: self._precision(leaf) for leaf in self.leaves})
+        prior_precision = self.info.get("prior_precision", 1.0)
+        posterior = DiagonalGaussian(self.params, precision, prior_precision)
+        if not self.masks:
+            return posterior
+        return posterior.prune(nest({leaf: self.masks.get(leaf) for leaf in self.leaves}))
+
+    def into(self, tree: PyTree) -> PyTree:
+        """The parameters in the structure of `tree`: tuples, modules, whatever it is made of.
+
+        Leaves of `tree` that are no arrays are passed through.
+
+        Raises:
+          ValueError: If a leaf is missing from the file, or has another shape there.
+
+        Examples:
+          >>> checkpoint = Checkpoint({'0/w': np.ones(2), '1': np.zeros(3)})
+          >>> checkpoint.into(({'w': jnp.zeros(2)}, jnp.zeros(3)))[0]
+          {'w': array([1., 1.])}
+        """
+
+        def place(key: tuple[str, ...], leaf: Any) -> Any:
+            if not is_array(leaf):
+                return leaf
+            name = join(key)
+            if name not in self.leaves:
+                raise ValueError(f"{name}: not in the file." + did_you_mean(name, self.leaves))
+            value = self._mean(name)
+            if value.shape != leaf.shape:
+                raise ValueError(f"{name}: expected shape {leaf.shape}, the file has {value.shape}")
+            return value
+
+        return map_with_key(place, tree)
+
+    def prune(self, masks: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> Checkpoint:
+        """The same tensors with nothing left of the weights whose mask is 0.
+
+        Means, standard deviations and draws become 0 there, ρ becomes -∞ and precisions ∞.
+
+        Args:
+          masks: By leaf name, in the leaf's shape.
+          info: What to write down about it.
+
+        Examples:
+          >>> checkpoint = Checkpoint({'a/mean': np.ones(2), 'a/rho': np.ones(2)})
+          >>> checkpoint.prune({'a': np.array([1, 0])}, {}).tensors['a/rho']
+          array([  1., -inf])
+        """
+        masks = {**self.masks, **{leaf: np.asarray(mask, np.uint8) for leaf, mask in masks.items()}}
+        tensors = dict(self.tensors)
+        for leaf, mask in masks.items():
+            for role, name in self.leaves[leaf].items():
+                tensor = self.tensors[name]
+                tensors[name] = np.where(mask, tensor, tensor.dtype.type(PRUNED_VALUES[role]))
+        return dataclasses.replace(self, tensors=tensors, masks=masks, info={**self.info, **info})
+
+    def _mean(self, leaf: str) -> np.ndarray:
+        roles = self.leaves[leaf]
+        if "" in roles or "mean" in roles:
+            return self.tensors[roles.get("", roles.get("mean", ""))]
+        return np.asarray(self._from_draws(leaf).mean)
+
+    def _precision(self, leaf: str) -> Any:
+        roles = self.leaves[leaf]
+        (role,) = roles.keys() - {"mean"}
+        spread = self.tensors[roles[role]]
+        match role:
+            case "":
+                return None
+            case "precision":
+                return jnp.asarray(spread)
+            case "draws":
+                return self._from_draws(leaf).precision
+        mean = jnp.asarray(self._mean(leaf))
+        key = "scale" if role == "std" else "rho"
+        return posteriors.from_mean_field(mean, **{key: jnp.asarray(spread)}).precision
+
+    def _from_draws(self, leaf: str) -> DiagonalGaussian:
+        draws = self.tensors[self.leaves[leaf]["draws"]]
+        if "mean" in self.leaves[leaf] and draws.ndim == self._mean(leaf).ndim + 1:
+            draws = draws[None]  # a single chain
+        return posteriors.from_samples(jnp.asarray(draws)).posterior
+
+
+def load(path: Path | str) -> Checkpoint:
+    """Read a network, and check every tensor of it.
+
+    Args:
+      path: A `.npz` or `.safetensors` file, or an orbax directory.
+
+    Returns:
+      The `Checkpoint`.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If the file, or a tensor that the message names, is not as it must be.
+      ImportError: If reading it needs a package that is not installed.
+
+    Examples:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp(), 'net.npz')
+      >>> save(path, {'dense': {'kernel': jnp.ones((2, 3))}})
+      >>> load(path).params['dense']['kernel'].shape
+      (2, 3)
+    """
+    tensors, metadata = read_tensors(path)
+    try:
+        info = json.loads(metadata.pop(_INFO, "{}"))
+        shapes = info.pop("shapes", None)
+        tensors, masks = split_masks(tensors, shapes)
+        if shapes:
+            tensors = with_zeros(tensors, masks)
+        checkpoint = Checkpoint(tensors, masks, info, metadata)
+        _check(checkpoint)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return checkpoint
+
+
+def save(
+    path: Path | str,
+    network: Checkpoint | DiagonalGaussian | PyTree,
+    force: bool = False,
+    packed: bool = False,
+) -> None:
+    """Write a network: the whole file, or nothing.
+
+    Args:
+      path: What to write; the suffix is `.npz` or `.safetensors`.
+      network: A checkpoint, a posterior (written as means and precisions), or parameters.
+      force: Replace an existing file.
+      packed: Write only the weights that are kept, in row-major order, in place of whole tensors
+        with zeros. `load` reads both; other programs must look at the masks.
+
+    Raises:
+      FileExistsError: If the file exists, unless `force`.
+      ValueError: If the suffix is another, or two leaves have the same name.
+      ImportError: If safetensors is needed and not installed.
+
+    Examples:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp(), 'posterior.npz')
+      >>> save(path, DiagonalGaussian({'w': jnp.ones(2)}, {'w': jnp.ones(2)}))
+      >>> sorted(load(path).tensors)
+      ['w/mean', 'w/precision']
+    """
+    checkpoint = network if isinstance(network, Checkpoint) else Checkpoint(named(network))
+    tensors, info = dict(checkpoint.tensors), dict(checkpoint.info)
+    if packed:
+        info["shapes"] = {leaf: mask.shape for leaf, mask in checkpoint.masks.items()}
+        tensors = without_zeros(tensors, checkpoint.masks)
+    metadata = dict(checkpoint.metadata)
+    if info:
+        metadata[_INFO] = json.dumps(info)
+    write_tensors(path, tensors | pack_masks(checkpoint.masks), metadata, force)
+
+
+def _check(checkpoint: Checkpoint) -> None:
+    for leaf, roles in checkpoint.leaves.items():
+        for role, name in roles.items():
+            check_values(name, role, checkpoint.tensors[name])
+        check_shapes(leaf, roles, checkpoint.tensors)
+    for leaf, mask in checkpoint.masks.items():
+        for role, name in checkpoint.leaves[leaf].items():
+            pruned = checkpoint.tensors[name][..., mask == 0]
+            if np.any(pruned != PRUNED_VALUES[role]):
+                raise ValueError(f"{name!r} has weights that '{leaf}/mask' says are pruned.")
+    nest(dict.fromkeys(checkpoint.leaves))
