@@ -12,7 +12,7 @@ import numpy as np
 
 
 class Dataset(NamedTuple):
-    """Images scaled to [0, 1], float32 (n, pixels), and their labels, int32 (n,)."""
+    """Standardised images, float32 (n, pixels), and their labels, int32 (n,)."""
 
     name: str
     train_images: np.ndarray
@@ -22,12 +22,16 @@ class Dataset(NamedTuple):
 
 
 def load(directory: Path | None) -> Dataset:
-    """The IDX files of a directory, or the digits that scikit-learn brings along."""
-    return digits() if directory is None else idx_directory(directory)
+    """The IDX files of a directory, or the digits that scikit-learn brings along, standardised."""
+    raw = digits() if directory is None else idx_directory(directory)
+    mean, std = raw.train_images.mean(), raw.train_images.std()
+    return raw._replace(
+        train_images=(raw.train_images - mean) / std, test_images=(raw.test_images - mean) / std
+    )
 
 
 def digits() -> Dataset:
-    """1,797 images of 8 × 8 pixels; every fifth is for testing."""
+    """1,797 images of 8 × 8 pixels in [0, 1]; every fifth is for testing."""
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
@@ -37,7 +41,7 @@ def digits() -> Dataset:
 
 
 def idx_directory(directory: Path) -> Dataset:
-    """The four files of MNIST's distribution, gzipped or not."""
+    """The four files of MNIST's distribution, gzipped or not; pixels in [0, 1]."""
     if not directory.is_dir():
         raise FileNotFoundError(f"--data: no directory {directory}.")
     arrays = []

@@ -95,14 +95,14 @@ def make_table(dataset: str, runs: list[Run]) -> Table:
         box=rich.box.SIMPLE_HEAD,
     )
     table.add_column("pruning")
-    table.add_column("method")
+    table.add_column("method", no_wrap=True)
     for column in ("pruned", "accuracy (%)", "NLL", "ECE", "seconds"):
         table.add_column(column, justify="right", no_wrap=True)
     previous = None
     for row, group in by_row(runs):
-        if previous not in (None, (row[0], group[0].method)):
+        if previous not in (None, row[0]):
             table.add_section()
-        previous = row[0], group[0].method
+        previous = row[0]
         table.add_row(
             row[0],
             group[0].method,
@@ -145,6 +145,7 @@ def draw_sparsity(dataset: str, runs: list[Run]) -> Any:
             ax.set_ylabel(label)
             ax.grid(alpha=0.3)
         axes[0, column].set_title(f"{mode}: {'after' if mode == 'one-shot' else 'during'} training")
+        axes[0, column].set_yscale("logit")
         axes[1, column].set_yscale("log")
         axes[1, column].set_xlabel("weights pruned (%)")
     axes[0, 0].legend(fontsize="small")

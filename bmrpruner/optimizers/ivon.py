@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from bmrpruner._checks import check_positive, concrete
-from bmrpruner._tree import PyTree, is_array, map_leaves
+from bmrpruner._tree import PyTree, check_params, is_array, map_leaves
 
 
 class ScaleByIvonState(NamedTuple):
@@ -78,6 +78,7 @@ def scale_by_ivon(
     _check_decay("b2", b2)
 
     def init_fn(params: optax.Params) -> ScaleByIvonState:
+        check_params(params)
         count = jnp.zeros([], jnp.int32)
         return ScaleByIvonState(
             count=count,

@@ -225,6 +225,8 @@ def test_wrong_types_name_their_field():
     with pytest.raises(TypeError, match="ess"):
         bmrpruner.ivon(0.1, ess="many")
     tx = bmrpruner.ivon(0.1, 10)
+    with pytest.raises(TypeError, match="params.*'w'"):
+        tx.init({"w": "a name"})
     state = tx.init(WIDE)
     with pytest.raises(ValueError, match="params"):
         tx.update(WIDE, state)
