@@ -1,0 +1,124 @@
+"""MNIST-format IDX files: images and labels, gzipped or not, checked."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Dataset(NamedTuple):
+    """Images scaled to [0, 1], float32 (n, pixels), and their labels, int32 (n,)."""
+
+    name: str
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+def read_dataset(directory: Path | str, classes: int | None = None) -> Dataset:
+    """The four files of MNIST's distribution.
+
+    Args:
+      directory: Where they are.
+      classes: Refuse labels from this number on.
+
+    Raises:
+      FileNotFoundError: If the directory or a file is missing.
+      ValueError: If a file is not what it should be, or they do not fit together.
+
+    Examples:
+      >>> read_dataset('/nowhere')
+      Traceback (most recent call last):
+      FileNotFoundError: /nowhere: there is no such directory.
+    """
+    directory = Path(directory)
+    train = read_split(directory, "train", classes)
+    test = read_split(directory, "t10k", classes)
+    if train[0].shape[1] != test[0].shape[1]:
+        raise ValueError(
+            f"{directory}: train-images-idx3-ubyte and t10k-images-idx3-ubyte differ in size."
+        )
+    return Dataset(directory.resolve().name, *train, *test)
+
+
+def read_split(
+    directory: Path | str, part: str = "t10k", classes: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images (n, pixels) in [0, 1] and labels (n,) of one half of the data.
+
+    Args:
+      directory: Where the files are.
+      part: `'train'`, or `'t10k'` for the test set.
+      classes: Refuse labels from this number on.
+
+    Raises:
+      FileNotFoundError: If the directory or a file is missing.
+      ValueError: If a file is not what it should be, or they do not fit together.
+
+    Examples:
+      >>> read_split('/nowhere')
+      Traceback (most recent call last):
+      FileNotFoundError: /nowhere: there is no such directory.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: there is no such directory.")
+    images = read_idx(_find(directory, f"{part}-images-idx3-ubyte"), dims=3)
+    path = _find(directory, f"{part}-labels-idx1-ubyte")
+    labels = read_idx(path, dims=1)
+    if len(images) != len(labels):
+        raise ValueError(f"{path}: {len(labels)} labels for {len(images)} images.")
+    if classes is not None and labels.max() >= classes:
+        raise ValueError(f"{path}: labels reach {labels.max()}, expected 0 to {classes - 1}.")
+    flat = images.reshape(len(images), -1)
+    return (flat / np.float32(255)).astype(np.float32), labels.astype(np.int32)
+
+
+def read_idx(path: Path, dims: int) -> np.ndarray:
+    """The uint8 array of an IDX file: a header of big-endian sizes, then the bytes.
+
+    Args:
+      path: The file, gzipped or not.
+      dims: How many axes the array must have.
+
+    Raises:
+      ValueError: If the file is another, or truncated.
+
+    Examples:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp(), 'labels')
+      >>> _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 9]))
+      >>> read_idx(path, dims=1)
+      array([7, 9], dtype=uint8)
+    """
+    try:
+        raw = path.read_bytes()
+        content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path}: not a whole gzip file ({error}).") from error
+    header = 4 * (1 + dims)
+    if len(content) < header:
+        raise ValueError(f"{path}: {len(content)} bytes are too few for an IDX header.")
+    magic, *shape = struct.unpack(f">{1 + dims}I", content[:header])
+    if magic != 0x0800 + dims:
+        raise ValueError(f"{path}: expected an IDX file of {dims} axes, found magic {magic:#010x}.")
+    expected = int(np.prod(shape, dtype=np.int64))
+    if len(content) - header != expected or not expected:
+        raise ValueError(
+            f"{path}: the header promises {expected} bytes of shape {tuple(shape)}, "
+            f"found {len(content) - header}."
+        )
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+
+
+def _find(directory: Path, name: str) -> Path:
+    for path in (directory / f"{name}.gz", directory / name):
+        if path.is_file():
+            return path
+    raise FileNotFoundError(f"{directory}: there is no {name}.gz (or {name}) in it.")
