@@ -1,13 +1,31 @@
 """Optimizers that learn a posterior, in the shape of `optax.contrib`."""
 
 from bmrpruner.optimizers.ivon import ScaleByIvonState, ivon, scale_by_ivon
+from bmrpruner.optimizers.mean_field import (
+    GaussianPrior,
+    MeanField,
+    ScaleMixturePrior,
+    init_mean_field,
+    mean_field_posterior,
+    mean_field_value_and_grad,
+    minibatch_kl_weight,
+    sample_mean_field,
+)
 from bmrpruner.optimizers.sampling import get_scale, noisy_value_and_grad, sample_posterior
 
 __all__ = [
+    "GaussianPrior",
+    "MeanField",
     "ScaleByIvonState",
+    "ScaleMixturePrior",
     "get_scale",
+    "init_mean_field",
     "ivon",
+    "mean_field_posterior",
+    "mean_field_value_and_grad",
+    "minibatch_kl_weight",
     "noisy_value_and_grad",
+    "sample_mean_field",
     "sample_posterior",
     "scale_by_ivon",
 ]

@@ -1,0 +1,159 @@
+"""Pictures of a sweep: metrics against sparsity, histograms, reliability, layers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bmrpruner._tree import PyTree
+from bmrpruner.files import atomic_write
+from bmrpruner.files.formats import optional
+from bmrpruner.posteriors import DiagonalGaussian
+from bmrpruner.posthoc.pruning import Pruned
+
+_METRICS = {
+    "accuracy": "accuracy",
+    "nll": "NLL (nats)",
+    "ece": "ECE",
+    "ood_auroc": "OOD AUROC",
+}
+Points = Sequence[Mapping[str, Any]]
+
+
+def draw_metrics(points: Points) -> Any:
+    """Each metric against sparsity, a line per algorithm, at the mean and posterior-averaged.
+
+    Bands are one standard error over the test examples.
+    """
+    figure, axes = _figure(2, 2, (10, 7))
+    for ax, (metric, label) in zip(axes.flat, _METRICS.items(), strict=True):
+        for color, algorithm in enumerate(_algorithms(points)):
+            for kind, style in (("mean", "--"), ("averaged", "-")):
+                _draw_line(ax, _line(points, algorithm, kind), metric, f"C{color}", style)
+        ax.set_ylabel(label)
+        ax.grid(alpha=0.3)
+    for ax in axes[1]:
+        ax.set_xlabel("weights pruned (%)")
+    for color, algorithm in enumerate(_algorithms(points)):
+        axes[0, 0].plot([], [], color=f"C{color}", label=algorithm)
+    axes[0, 0].plot([], [], color="gray", linestyle="--", label="at the mean")
+    axes[0, 0].plot([], [], color="gray", label="posterior-averaged")
+    axes[0, 0].legend(fontsize="small")
+    return figure
+
+
+def draw_histograms(
+    params: PyTree, posterior: DiagonalGaussian | None, pruned: Mapping[str, Pruned]
+) -> Any:
+    """Weights and signal-to-noise ratios, all and what each rule keeps of them."""
+    figure, axes = _figure(1, 1 if posterior is None else 2, (10, 4))
+    seen = next(iter(pruned.values())).masks
+    weights = _values(params, seen)
+    _draw_histogram(axes.flat[0], weights, {k: _values(v.params, seen) for k, v in pruned.items()})
+    axes.flat[0].set(xlabel="weight", yscale="log", ylabel="count")
+    if posterior is not None:
+        decibels = _decibels(_values(posterior.snr, seen))
+        kept = {k: _decibels(_values(v.posterior.snr, seen)) for k, v in pruned.items()}
+        _draw_histogram(axes.flat[1], decibels, kept)
+        axes.flat[1].set(xlabel="signal-to-noise ratio (dB)", ylabel="count")
+    axes.flat[0].legend(fontsize="small")
+    return figure
+
+
+def draw_reliability(points: Points) -> Any:
+    """Accuracy against confidence, for each algorithm dense and pruned hardest."""
+    algorithms = _algorithms(points)
+    figure, axes = _figure(1, len(algorithms), (4 * len(algorithms), 4))
+    for ax, algorithm in zip(axes.flat, algorithms, strict=True):
+        ax.plot([0, 1], [0, 1], color="gray", linewidth=1)
+        line = [p for p in points if p["algorithm"] == algorithm]
+        for point in (line[0], line[-1]) if len(line) > 1 else line:
+            bins = (point["averaged"] or point["mean"])["reliability"]
+            filled = np.asarray(bins["counts"]) > 0
+            ax.plot(
+                np.asarray(bins["confidence"])[filled],
+                np.asarray(bins["accuracy"])[filled],
+                marker="o",
+                label=f"{point['sparsity']:.1%} pruned",
+            )
+        ax.set(title=algorithm, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize="small")
+    axes.flat[0].set_ylabel("accuracy")
+    return figure
+
+
+def draw_layers(points: Points) -> Any:
+    """What is left of each layer, for each algorithm pruned hardest."""
+    figure, axes = _figure(1, 1, (9, 4.5))
+    ax = axes.flat[0]
+    algorithms = _algorithms(points)
+    width = 0.8 / len(algorithms)
+    for i, algorithm in enumerate(algorithms):
+        point = [p for p in points if p["algorithm"] == algorithm][-1]
+        kept = [100 - 100 * sparsity for sparsity in point["leaf_sparsity"].values()]
+        positions = np.arange(len(kept)) + (i - len(algorithms) / 2 + 0.5) * width
+        ax.bar(positions, kept, width, label=f"{algorithm}, {point['sparsity']:.1%} pruned")
+    names = list(points[0]["leaf_sparsity"])
+    ax.set_xticks(range(len(names)), names, rotation=20 if len(names) > 4 else 0)
+    ax.set_ylabel("weights kept (%)")
+    ax.legend(fontsize="small")
+    return figure
+
+
+def save_figure(path: Path, figure: Any) -> None:
+    """Write a picture, replacing an earlier one, and let go of it."""
+    with atomic_write(path, force=True) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    optional("matplotlib.pyplot", "plot").close(figure)
+
+
+def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
+    optional("matplotlib", "plot").use("Agg")
+    plt = optional("matplotlib.pyplot", "plot")
+    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+
+
+def _algorithms(points: Points) -> list[str]:
+    return list(dict.fromkeys(point["algorithm"] for point in points))
+
+
+def _line(points: Points, algorithm: str, kind: str) -> list[tuple[float, Mapping[str, Any]]]:
+    """Sparsity in percent and metrics, by rising sparsity."""
+    line = [(100 * p["sparsity"], p[kind]) for p in points if p["algorithm"] == algorithm]
+    return sorted((p for p in line if p[1] is not None), key=lambda pair: pair[0])
+
+
+def _draw_line(ax: Any, line: list[Any], metric: str, color: str, style: str) -> None:
+    line = [(x, values) for x, values in line if values.get(metric) is not None]
+    if not line:
+        return
+    x = [x for x, _ in line]
+    y = np.array([values[metric] for _, values in line])
+    ax.plot(x, y, color=color, linestyle=style, marker="o", markersize=3)
+    if f"{metric}_se" in line[0][1]:
+        error = np.array([values[f"{metric}_se"] for _, values in line])
+        ax.fill_between(x, y - error, y + error, color=color, alpha=0.2, linewidth=0)
+
+
+def _values(tree: PyTree, seen: Mapping[str, Any]) -> np.ndarray:
+    """All numbers of the leaves that were looked at."""
+    from bmrpruner._tree import join, keyed_leaves
+
+    leaves = [leaf for key, leaf in keyed_leaves(tree) if join(key) in seen and leaf is not None]
+    return np.concatenate([np.ravel(leaf) for leaf in jax.device_get(leaves)]).astype(float)
+
+
+def _decibels(snr: np.ndarray) -> np.ndarray:
+    return 20 * np.log10(snr[(snr > 0) & np.isfinite(snr)])
+
+
+def _draw_histogram(ax: Any, everything: np.ndarray, kept: Mapping[str, np.ndarray]) -> None:
+    edges = np.histogram_bin_edges(everything, 100)
+    ax.hist(everything, edges, color="lightgray", label="before")
+    for i, (label, values) in enumerate(kept.items()):
+        ax.hist(values[values != 0], edges, histtype="step", color=f"C{i}", label=label)
