@@ -93,7 +93,7 @@ def main(settings: Settings) -> None:
 def methods(examples: int, epochs: int) -> list[Method]:
     """SGD, SGD with dropout, and variational inference."""
     steps = epochs * (examples // BATCH_SIZE)
-    sgd = optax.sgd(optax.cosine_decay_schedule(0.1, steps), momentum=0.9)
+    sgd = optax.sgd(optax.cosine_decay_schedule(0.03, steps), momentum=0.9)
     adam = optax.adam(optax.cosine_decay_schedule(2e-3, steps))
 
     def bayes(q: Any, key: Any, images: Any, labels: Any) -> Any:
@@ -105,7 +105,7 @@ def methods(examples: int, epochs: int) -> list[Method]:
         return jax.value_and_grad(loss_fn)(params, images, labels, key)
 
     def dropped(params: Any, key: Any, images: Any, labels: Any) -> Any:
-        return jax.value_and_grad(loss_fn)(params, images, labels, key, dropout=0.5)
+        return jax.value_and_grad(loss_fn)(params, images, labels, key, dropout=0.2)
 
     start = functools.partial(optimizers.init_mean_field, std=0.02)
     return [
@@ -209,7 +209,8 @@ def predict(params: Any, images: Any) -> jax.Array:
 def report(settings: Settings, dataset: str, rows: list[dict[str, Any]], bayes: Network) -> None:
     """Print the table; save it, the posterior, and its histograms before and after pruning."""
     console = rich.console.Console()
-    console.width = max(console.width, 100)
+    if not console.is_terminal:
+        console.width = 120
     console.print(make_table(dataset, rows))
     settings.out.mkdir(parents=True, exist_ok=True)
     with files.atomic_write(settings.out / "results.json", force=True) as path:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner import posteriors
-from bmrpruner._checks import did_you_mean
+from bmrpruner._checks import check_positive, did_you_mean
 from bmrpruner._tree import PyTree, is_array, join, map_with_key
 from bmrpruner.files.formats import read_tensors, write_tensors
 from bmrpruner.files.naming import PRUNED_VALUES, check_shapes, check_values, group, named, nest
@@ -143,11 +143,12 @@ class Checkpoint:
         return posteriors.from_samples(jnp.asarray(draws)).posterior
 
 
-def load(path: Path | str) -> Checkpoint:
+def load(path: Path | str, prior_precision: float | None = None) -> Checkpoint:
     """Read a network, and check every tensor of it.
 
     Args:
       path: A `.npz` or `.safetensors` file, or an orbax directory.
+      prior_precision: π₀ of the posterior; by default what the file says, or 1.
 
     Returns:
       The `Checkpoint`.
@@ -164,9 +165,13 @@ def load(path: Path | str) -> Checkpoint:
       >>> load(path).params['dense']['kernel'].shape
       (2, 3)
     """
+    if prior_precision is not None:
+        check_positive("prior_precision", prior_precision)
     tensors, metadata = read_tensors(path)
     try:
         info = json.loads(metadata.pop(_INFO, "{}"))
+        if prior_precision is not None:
+            info["prior_precision"] = float(prior_precision)
         shapes = info.pop("shapes", None)
         tensors, masks = split_masks(tensors, shapes)
         if shapes:

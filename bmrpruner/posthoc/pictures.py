@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from bmrpruner._tree import PyTree
+from bmrpruner._tree import PyTree, join, keyed_leaves
 from bmrpruner.files import atomic_write
 from bmrpruner.files.formats import optional
 from bmrpruner.posteriors import DiagonalGaussian
@@ -57,7 +57,7 @@ def draw_histograms(
     axes.flat[0].set(xlabel="weight", yscale="log", ylabel="count")
     if posterior is not None:
         decibels = _decibels(_values(posterior.snr, seen))
-        kept = {k: _decibels(_values(v.posterior.snr, seen)) for k, v in pruned.items()}
+        kept = {k: _decibels(_values(v.snr, seen)) for k, v in pruned.items()}
         _draw_histogram(axes.flat[1], decibels, kept)
         axes.flat[1].set(xlabel="signal-to-noise ratio (dB)", ylabel="count")
     axes.flat[0].legend(fontsize="small")
@@ -142,8 +142,6 @@ def _draw_line(ax: Any, line: list[Any], metric: str, color: str, style: str) ->
 
 def _values(tree: PyTree, seen: Mapping[str, Any]) -> np.ndarray:
     """All numbers of the leaves that were looked at."""
-    from bmrpruner._tree import join, keyed_leaves
-
     leaves = [leaf for key, leaf in keyed_leaves(tree) if join(key) in seen and leaf is not None]
     return np.concatenate([np.ravel(leaf) for leaf in jax.device_get(leaves)]).astype(float)
 

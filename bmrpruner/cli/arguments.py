@@ -1,0 +1,160 @@
+"""From words on a command line, in a file or in YAML, to a command and its options."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+
+class UsageError(ValueError):
+    """What was asked for cannot be parsed."""
+
+
+def parse(commands: Mapping[str, Callable[..., Any]], words: Sequence[str], about: str) -> Any:
+    """The chosen command, filled in.
+
+    Args:
+      commands: Dataclasses by name.
+      words: The arguments; `@FILE` and `--config FILE` among them stand for a file's contents.
+      about: Describes the program.
+
+    Raises:
+      UsageError: In one line.
+      SystemExit: After `--help`.
+    """
+    words = expand(words)
+    complaints = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaints):
+            return tyro.extras.subcommand_cli_from_dict(
+                dict(commands), prog="bmrpruner", description=about, args=words
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UsageError(_one_line(complaints.getvalue())) from None
+
+
+def expand(words: Sequence[str]) -> list[str]:
+    """The words, with those of files in place of their names.
+
+    Options after `--config` and `@FILE` override theirs.
+
+    Examples:
+      >>> expand(['inspect', 'net.npz', '--json'])
+      ['inspect', 'net.npz', '--json']
+    """
+    expanded: list[str] = []
+    for word in words:
+        if word.startswith("@"):
+            expanded += shlex.split(_text(word[1:]), comments=True)
+        else:
+            expanded.append(word)
+    if "--config" not in expanded:
+        return expanded
+    at = expanded.index("--config")
+    if at + 1 == len(expanded):
+        raise UsageError("--config: expected the name of a YAML file.")
+    rest = expanded[:at] + expanded[at + 2 :]
+    return rest[:1] + _from_yaml(expanded[at + 1]) + rest[1:]
+
+
+def comma_separated(kind: Callable[[str], Any], metavar: str) -> Any:
+    """A list given as one word, `0,.5,.9`.
+
+    Examples:
+      >>> comma_separated(float, 'X,...').instance_from_str(['0,.5'])
+      (0.0, 0.5)
+    """
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: tuple(kind(w) for w in words[0].split(",") if w),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: [",".join(map(str, value))],
+    )
+
+
+def maybe(kind: Callable[[str], Any], metavar: str) -> Any:
+    """A value that may be left out.
+
+    Examples:
+      >>> maybe(float, 'X').instance_from_str(['.5'])
+      0.5
+    """
+    return tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=metavar,
+        instance_from_str=lambda words: kind(words[0]),
+        is_instance=lambda value: value is None or isinstance(value, int | float),
+        str_from_instance=lambda value: ["none" if value is None else str(value)],
+    )
+
+
+def named_number(word: str) -> tuple[str, float]:
+    """`'snr=0.5'` as a pair.
+
+    Examples:
+      >>> named_number('snr=0.5')
+      ('snr', 0.5)
+    """
+    name, _, number = word.partition("=")
+    try:
+        return name, float(number)
+    except ValueError:
+        raise ValueError(f"expected algorithm=number, got {word!r}") from None
+
+
+def _from_yaml(name: str) -> list[str]:
+    """Options out of a mapping: lists joined by commas, true and false as flags."""
+    import yaml
+
+    try:
+        options = yaml.safe_load(_text(name))
+    except yaml.YAMLError as error:
+        raise UsageError(f"{name}: not YAML: {error}") from error
+    if not isinstance(options, dict):
+        raise UsageError(f"{name}: expected a mapping of options to values.")
+    words: list[str] = []
+    for key, value in options.items():
+        option = f"--{str(key).replace('_', '-')}"
+        if key in ("file", "directory"):
+            words.append(str(value))
+        elif isinstance(value, bool):
+            words.append(option if value else option.replace("--", "--no-", 1))
+        elif value is not None:
+            words += [option, _word(value)]
+    return words
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, dict):
+        return ",".join(f"{key}={number}" for key, number in value.items())
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _text(name: str) -> str:
+    try:
+        return Path(name).read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{name}: cannot be read: {error}") from error
+
+
+def _one_line(box: str) -> str:
+    """What stands in a box of tyro's before its first rule, without the frame."""
+    lines = [line.strip("│╭╮╰╯─ \n") for line in box.splitlines()]
+    rule = next((i for i, line in enumerate(box.splitlines()) if line.strip("│ ")[:3] == "───"), -1)
+    said = " ".join(line for line in lines[: rule if rule > 0 else None] if line)
+    return f"{said} (see bmrpruner {_command()}--help)"
+
+
+def _command() -> str:
+    known = [word for word in sys.argv[1:2] if word in ("inspect", "prune", "sweep", "report")]
+    return "".join(f"{word} " for word in known)

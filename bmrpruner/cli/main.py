@@ -1,0 +1,260 @@
+"""The commands. Each is a dataclass of options, and calls one function of the library."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from bmrpruner import files, posthoc
+from bmrpruner.cli import tables
+from bmrpruner.cli.arguments import comma_separated, maybe, named_number, parse
+
+ABOUT = "Prune a trained network or a posterior, see how far it can go, and report it."
+EXAMPLES = {
+    "": """\
+  bmrpruner inspect posterior.npz
+  bmrpruner prune posterior.npz --algorithm snr --sparsity .9 --out pruned.npz
+  bmrpruner sweep posterior.npz --data mnist/ --out results/
+  bmrpruner report results/""",
+    "inspect": """\
+  bmrpruner inspect posterior.npz
+  bmrpruner inspect checkpoint.safetensors --json | jq .weights
+  bmrpruner inspect posterior.npz --prior-precision 10     # ΔF for the prior N(0, 1/10)""",
+    "prune": """\
+  bmrpruner prune posterior.npz --algorithm snr --sparsity .9 --out pruned.npz
+  bmrpruner prune posterior.npz --algorithm snr --threshold 1 --out pruned.safetensors --packed
+  bmrpruner prune posterior.npz --evidence --exclude 'head/*' --out pruned.npz
+  bmrpruner prune checkpoint.safetensors --algorithm magnitude --type 2:4 --out pruned.npz
+  bmrpruner prune @args.txt --force                        # options from a file, and one more""",
+    "sweep": """\
+  bmrpruner sweep posterior.npz --data mnist/ --out results/
+  bmrpruner sweep net.npz --model mynet:forward --data test.npz --ood other.npz --out results/
+  bmrpruner sweep posterior.npz --data mnist/ --thresholds snr=.5,bmr=0 --out results/
+  bmrpruner sweep --config sweep.yaml --resume             # after Ctrl-C""",
+    "report": """\
+  bmrpruner report results/
+  bmrpruner report results/ --out study.html --force""",
+}
+
+Words = Annotated[tuple[str, ...], comma_separated(str, "A,B,...")]
+Numbers = Annotated[tuple[float, ...], comma_separated(float, "X,Y,...")]
+Thresholds = Annotated[tuple[tuple[str, float], ...], comma_separated(named_number, "A=X,...")]
+Number = Annotated[float | None, maybe(float, "X")]
+Count = Annotated[int | None, maybe(int, "N")]
+File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+
+
+@dataclasses.dataclass
+class Inspect:
+    """Leaves, shapes, quantiles of SNR and ΔF, and how much each threshold would prune."""
+
+    file: File
+    """A .npz or .safetensors file, or an orbax directory."""
+    prior_precision: Number = None
+    """Precision of the prior; by default what the file says, or 1."""
+    json: bool = False
+    """Print JSON."""
+
+    def __call__(self) -> None:
+        """Print what the file holds."""
+        found = posthoc.inspect(files.load(self.file, self.prior_precision))
+        tables.show(found, self.json, tables.inspection)
+
+
+@dataclasses.dataclass
+class Prune:
+    """Prune once, and write the network under the names of its tensors, with its masks."""
+
+    file: File
+    """A .npz or .safetensors file, or an orbax directory."""
+    out: Path
+    """What to write; the suffix, .npz or .safetensors, says how."""
+    algorithm: str = "bmr"
+    """How weights are ranked: bmr, snr, magnitude, random, posterior_variance, ..."""
+    sparsity: Number = None
+    """Fraction of the weights to prune."""
+    threshold: Number = None
+    """Prune what scores at or below it; for bmr, where ΔF is at or above it."""
+    evidence: bool = False
+    """Prune where the evidence says so: bmr with the threshold 0."""
+    scope: Literal["global", "layer"] | None = None
+    """Rank over the whole network, or each leaf by itself; groups always by layer."""
+    type: str = "unstructured"
+    """What goes together: unstructured, 2:4, 4x4, channel_-1, ..."""
+    include: Words = ()
+    """Patterns of names of leaves to prune; by default all of two axes or more."""
+    exclude: Words = ()
+    """Patterns of names of leaves to leave alone."""
+    seed: int = 0
+    """For random pruning."""
+    prior_precision: Number = None
+    """Precision of the prior; by default what the file says, or 1."""
+    packed: bool = False
+    """Write only the weights that are kept, in place of zeros."""
+    force: bool = False
+    """Replace the output file."""
+    json: bool = False
+    """Print JSON."""
+
+    def __call__(self) -> None:
+        """Prune, write, and print what was written."""
+        threshold = self.threshold
+        if self.evidence:
+            if self.threshold is not None or self.algorithm != "bmr":
+                raise ValueError("--evidence is bmr with the threshold 0: leave out what differs.")
+            threshold = 0.0
+        rule = posthoc.Rule(
+            self.algorithm,
+            self.sparsity,
+            threshold,
+            self.scope,
+            self.type,
+            self.include,
+            self.exclude,
+            self.seed,
+        )
+        done = posthoc.prune_file(
+            self.file, self.out, rule, self.force, self.packed, self.prior_precision
+        )
+        tables.show(done, self.json, tables.pruned)
+
+
+@dataclasses.dataclass
+class Sweep:
+    """Prune by many rules and evaluate each; write results.json, results.csv and pictures."""
+
+    file: File
+    """A .npz or .safetensors file, or an orbax directory."""
+    data: Path
+    """Test data: a directory of MNIST-format files, or a .npz file with x and y."""
+    out: Path
+    """Directory for the results."""
+    model: str = "bmrpruner.models:mlp"
+    """module:function, from parameters (nested dicts) and inputs to logits."""
+    ood: Path | None = None
+    """Out-of-distribution data in the same form; by default the data with shuffled features."""
+    algorithms: Words = ("snr", "bmr", "magnitude")
+    """How weights are ranked."""
+    sparsities: Numbers = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
+    """Fractions of the weights to prune."""
+    thresholds: Thresholds = ()
+    """Thresholds of scores to prune by as well, such as snr=.5,bmr=0."""
+    samples: int = 20
+    """Draws from the posterior to average over."""
+    scope: Literal["global", "layer"] | None = None
+    """Rank over the whole network, or each leaf by itself; groups always by layer."""
+    type: str = "unstructured"
+    """What goes together: unstructured, 2:4, 4x4, channel_-1, ..."""
+    include: Words = ()
+    """Patterns of names of leaves to prune; by default all of two axes or more."""
+    exclude: Words = ()
+    """Patterns of names of leaves to leave alone."""
+    seed: int = 0
+    """For the draws, random pruning and shuffled features."""
+    prior_precision: Number = None
+    """Precision of the prior; by default what the file says, or 1."""
+    parallel: Count = None
+    """Networks to evaluate side by side; by default 1 on a CPU, else 8."""
+    resume: bool = False
+    """Go on with the results in the directory."""
+    force: bool = False
+    """Start over in the directory."""
+    json: bool = False
+    """Print JSON."""
+
+    def __call__(self) -> None:
+        """Sweep, with progress on stderr, and print the table."""
+        rules = posthoc.make_rules(
+            self.algorithms,
+            self.sparsities,
+            dict(self.thresholds),
+            scope=self.scope,
+            sparsity_type=self.type,
+            include=self.include,
+            exclude=self.exclude,
+            seed=self.seed,
+        )
+        checkpoint = files.load(self.file, self.prior_precision)
+        task = posthoc.load_task(self.data, self.ood, self.seed)
+        try:
+            with tables.progress(len(rules)) as advance:
+                found = posthoc.run_sweep(
+                    checkpoint,
+                    self.model,
+                    task,
+                    rules,
+                    self.out,
+                    self.samples,
+                    self.seed,
+                    self.parallel,
+                    self.resume,
+                    self.force,
+                    advance,
+                )
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(
+                f"interrupted; what is done is in {self.out}, --resume goes on from there."
+            ) from None
+        tables.show(dataclasses.asdict(found), self.json, tables.swept)
+        if not self.json:
+            print(f"Wrote results.json, results.csv and pictures to {self.out}/.")
+
+
+@dataclasses.dataclass
+class Report:
+    """Make one self-contained HTML page of a sweep's tables and pictures."""
+
+    directory: Directory
+    """Where a sweep left its results."""
+    out: Path | None = None
+    """What to write; by default report.html in the directory."""
+    force: bool = False
+    """Replace the page."""
+    json: bool = False
+    """Print JSON."""
+
+    def __call__(self) -> None:
+        """Write the page and say where."""
+        out = posthoc.write_report(self.directory, self.out, self.force)
+        print(json.dumps({"out": str(out)}) if self.json else f"Wrote {out}.")
+
+
+COMMANDS = {"inspect": Inspect, "prune": Prune, "sweep": Sweep, "report": Report}
+
+
+def run(words: Sequence[str]) -> int:
+    """Run a command.
+
+    Args:
+      words: The arguments after the program's name.
+
+    Returns:
+      The exit code: 0, or 2 after one line on stderr that says what is wrong.
+
+    Examples:
+      >>> run(['report', 'nowhere'])  # one line on stderr
+      2
+    """
+    try:
+        parse(COMMANDS, words, ABOUT)()
+    except SystemExit as stop:  # after --help
+        command = words[0] if words and words[0] in COMMANDS else ""
+        print(f"Examples:\n{EXAMPLES[command]}")
+        return int(stop.code or 0)
+    except KeyboardInterrupt as stop:
+        return _fail(str(stop) or "interrupted.")
+    except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
+        return _fail(str(error))
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"bmrpruner: {' '.join(message.split())}", file=sys.stderr)
+    return 2

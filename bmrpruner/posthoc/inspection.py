@@ -1,0 +1,83 @@
+"""What a file holds, and how much of it each threshold would take."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from bmrpruner._tree import PyTree, join, keyed_leaves
+from bmrpruner.files import Checkpoint
+from bmrpruner.posteriors import DiagonalGaussian
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+SNR_THRESHOLDS = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0)
+
+
+def inspect(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Leaves, quantiles of SNR and ΔF, and how much each threshold would prune.
+
+    Args:
+      checkpoint: A network from a file.
+
+    Returns:
+      A dictionary that JSON can hold. `leaves`: name, shape, dtype, zeros and, with a posterior,
+      quantiles of SNR and ΔF (of the weights not pruned yet). `evidence`: fraction with ΔF >= 0.
+      `snr`: fraction at or below each threshold. `info`: what the file says about itself.
+
+    Examples:
+      >>> found = inspect(Checkpoint({'w/mean': np.array([1.0, 0.1]), 'w/std': np.full(2, 0.5)}))
+      >>> found['weights'], found['snr']['0.5']
+      (2, 0.5)
+    """
+    params, posterior = checkpoint.params, checkpoint.posterior
+    snr = {} if posterior is None else _by_name(posterior.snr)
+    delta_f = {} if posterior is None else _by_name(posterior.delta_f())
+    leaves = [_leaf(name, leaf, snr, delta_f) for name, leaf in _by_name(params).items()]
+    return {
+        "leaves": leaves,
+        "weights": sum(leaf["size"] for leaf in leaves),
+        "nonzeros": sum(leaf["size"] - leaf["zeros"] for leaf in leaves),
+        "evidence": _share([values >= 0 for values in delta_f.values()]),
+        "snr": {f"{t:g}": _share([v <= t for v in snr.values()]) for t in SNR_THRESHOLDS},
+        "prior_precision": None if posterior is None else _prior_precision(posterior),
+        "info": dict(checkpoint.info),
+    }
+
+
+def _by_name(tree: PyTree) -> dict[str, np.ndarray]:
+    leaves = jax.device_get([(join(key), leaf) for key, leaf in keyed_leaves(tree)])
+    return {name: leaf for name, leaf in leaves if leaf is not None}
+
+
+def _leaf(
+    name: str, leaf: np.ndarray, snr: dict[str, np.ndarray], delta_f: dict[str, np.ndarray]
+) -> dict[str, Any]:
+    return {
+        "name": name,
+        "shape": list(leaf.shape),
+        "dtype": str(leaf.dtype),
+        "size": int(leaf.size),
+        "zeros": int(leaf.size - np.count_nonzero(leaf)),
+        "snr": _quantiles(snr.get(name)),
+        "delta_f": _quantiles(delta_f.get(name)),
+    }
+
+
+def _quantiles(values: np.ndarray | None) -> list[float] | None:
+    """Of the finite ones: a pruned weight has an infinite ΔF."""
+    if values is None or not np.isfinite(values).any():
+        return None
+    return [float(q) for q in np.quantile(values[np.isfinite(values)], QUANTILES)]
+
+
+def _share(chosen: list[np.ndarray]) -> float | None:
+    if not chosen:
+        return None
+    return sum(int(array.sum()) for array in chosen) / max(1, sum(array.size for array in chosen))
+
+
+def _prior_precision(posterior: DiagonalGaussian) -> float | None:
+    prior = posterior.prior_precision
+    return float(prior) if np.ndim(prior) == 0 else None

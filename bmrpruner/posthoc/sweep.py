@@ -1,0 +1,189 @@
+"""Prune one network by many rules, evaluate each, and go on where a run was interrupted."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from bmrpruner.files import Checkpoint
+from bmrpruner.posthoc import results
+from bmrpruner.posthoc.evaluation import Evaluator
+from bmrpruner.posthoc.pruning import Pruned, prune
+from bmrpruner.posthoc.rules import Rule
+from bmrpruner.posthoc.tasks import Task, check_model, load_model
+
+Point = dict[str, Any]
+
+
+def make_rules(
+    algorithms: Sequence[str],
+    sparsities: Sequence[float],
+    thresholds: Mapping[str, float] | None = None,
+    **common: Any,
+) -> list[Rule]:
+    """Every algorithm at every sparsity, and algorithms at a threshold of their scores.
+
+    Args:
+      algorithms: Registered names.
+      sparsities: Fractions to prune.
+      thresholds: Threshold by algorithm; `{'bmr': 0}` prunes where the evidence says so.
+      **common: Other fields of `Rule`.
+
+    Examples:
+      >>> [rule.label for rule in make_rules(['snr'], [0.5, 0.9], {'bmr': 0.0})]
+      ['snr, 50 %', 'snr, 90 %', 'bmr, ΔF ≥ 0']
+    """
+    by_share = [Rule(a, sparsity=s, **common) for a in algorithms for s in sorted(sparsities)]
+    by_score = [Rule(a, threshold=t, **common) for a, t in (thresholds or {}).items()]
+    return list(dict.fromkeys(by_share + by_score))
+
+
+def sweep(
+    checkpoint: Checkpoint,
+    rules: Sequence[Rule],
+    evaluator: Evaluator,
+    done: Iterable[Point] = (),
+    on_points: Callable[[list[Point]], None] = lambda points: None,
+) -> list[Point]:
+    """Prune by each rule and evaluate.
+
+    Args:
+      checkpoint: The dense network.
+      rules: What to try.
+      evaluator: What to measure.
+      done: Points of an earlier run, which are not computed again.
+      on_points: Called with all points so far whenever there are new ones.
+
+    Returns:
+      A point for each rule: its fields under `rule`, the counted `sparsity`, `leaf_sparsity` and
+      `nonzeros`, `seconds`, and the metrics at the `mean` and `averaged` over the posterior.
+
+    Raises:
+      RuntimeError: If weights went and the model's outputs did not change.
+
+    Examples:
+      >>> task = Task(np.eye(2), np.array([0, 1]), np.ones((2, 2)))
+      >>> evaluator = Evaluator(lambda params, x: x @ params['w'], task)
+      >>> rules = make_rules(['magnitude'], [0.0, 0.5])
+      >>> points = sweep(Checkpoint({'w': np.array([[1.0, 0.1], [0.2, 2.0]])}), rules, evaluator)
+      >>> [point['sparsity'] for point in points]
+      [0.0, 0.5]
+    """
+    points = {json.dumps(point["rule"]): point for point in done}
+    keys = {rule: json.dumps(dataclasses.asdict(rule)) for rule in rules}
+    left = [rule for rule in rules if keys[rule] not in points]
+    params, posterior = checkpoint.params, checkpoint.posterior
+    if left:
+        evaluator([Pruned(params, posterior, {})])  # compiles, which is no point's time
+    for start in range(0, len(left), evaluator.width):
+        group = left[start : start + evaluator.width]
+        began = time.perf_counter()
+        networks = [prune(params, rule, posterior) for rule in group]
+        measured = evaluator(networks)
+        seconds = (time.perf_counter() - began) / len(group)
+        for rule, network, metrics in zip(group, networks, measured, strict=True):
+            _check_changed(rule, params, network, evaluator)
+            points[keys[rule]] = _point(rule, network, seconds) | metrics
+        on_points([points[keys[rule]] for rule in rules if keys[rule] in points])
+    return [points[keys[rule]] for rule in rules]
+
+
+def run_sweep(
+    checkpoint: Checkpoint,
+    model: str,
+    task: Task,
+    rules: Sequence[Rule],
+    out: Path | str,
+    samples: int = 20,
+    seed: int = 0,
+    width: int | None = None,
+    resume: bool = False,
+    force: bool = False,
+    on_points: Callable[[list[Point]], None] = lambda points: None,
+) -> results.Results:
+    """`sweep`, with `results.json` kept in a directory after every point, then CSV and pictures.
+
+    Args:
+      checkpoint: The dense network.
+      model: `module:function`, from parameters and inputs to logits.
+      task: Test data.
+      rules: What to try.
+      out: Directory for the results.
+      samples: Draws from the posterior to average over; 0 for the mean alone.
+      seed: For the draws.
+      width: How many networks to evaluate side by side; by default 1 on a CPU, else 8.
+      resume: Go on with the results in `out`: points that are there are not computed again.
+      force: Start over in `out`.
+      on_points: As in `sweep`.
+
+    Raises:
+      FileExistsError: If `out` holds something, unless `resume` or `force`.
+      ValueError: If the results in `out` are from something else, or the inputs do not fit.
+    """
+    out = Path(out)
+    settings = {
+        "model": model,
+        "samples": samples,
+        "seed": seed,
+        "width": width,
+        "data": _fingerprint([task.inputs, task.labels, task.ood]),
+        "network": _fingerprint(checkpoint.tensors.values()),
+        "prior_precision": checkpoint.info.get("prior_precision", 1.0),
+    }
+    done = results.start(out, settings, resume, force)
+    function = load_model(model)
+    check_model(function, checkpoint.params, task)
+    evaluator = Evaluator(function, task, samples, seed, width)
+    version = importlib.metadata.version("bmrpruner")
+
+    def keep(points: list[Point]) -> None:
+        results.save(out, results.Results(settings, points, version, complete=False))
+        on_points(points)
+
+    on_points([point for point in done])
+    points = sweep(checkpoint, rules, evaluator, done, keep)
+    found = results.Results(settings, points, version, complete=True)
+    results.save(out, found)
+    results.save_csv(out, found)
+    results.save_pictures(out, found, checkpoint)
+    return found
+
+
+def _point(rule: Rule, network: Pruned, seconds: float) -> Point:
+    return {
+        "rule": dataclasses.asdict(rule),
+        "algorithm": rule.algorithm,
+        "label": rule.label,
+        "sparsity": network.sparsity,
+        "leaf_sparsity": network.leaf_sparsity,
+        "nonzeros": network.nonzeros,
+        "seconds": seconds,
+    }
+
+
+def _check_changed(rule: Rule, params: Any, network: Pruned, evaluator: Evaluator) -> None:
+    before = sum(int(np.count_nonzero(leaf)) for leaf in jax.tree.leaves(params))
+    if network.nonzeros == before:
+        return
+    if np.array_equal(evaluator.probe(params), evaluator.probe(network.params)):
+        raise RuntimeError(
+            f"{rule.label}: {before - network.nonzeros} weights went and the outputs are the same; "
+            "does the model read these parameters?"
+        )
+
+
+def _fingerprint(arrays: Iterable[Any]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.asarray(array)
+        digest.update(f"{array.dtype}{array.shape}".encode() + array.tobytes())
+    return digest.hexdigest()[:16]
