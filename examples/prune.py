@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -56,12 +57,13 @@ class Job(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Sizes of the task."""
+    """Sizes of the task, and the prior that suits them."""
 
     layers: tuple[int, ...]
     examples: int
     batch_size: int
     epochs: int
+    prior_precision: float
 
     @property
     def steps(self) -> int:
@@ -74,6 +76,7 @@ class Network(NamedTuple):
 
     params: Any
     posterior: bmrpruner.DiagonalGaussian | None  # IVON's; AdamW has none
+    seconds: float
 
 
 def main(settings: Settings) -> None:
@@ -87,18 +90,14 @@ def main(settings: Settings) -> None:
         for job in jobs:
             tx = make_optimizer(job, plan)
             for seed in range(settings.seeds):
-                start = time.perf_counter()
                 if job.mode == "one-shot":
                     network = prune_once(job, dense[job.optimizer, seed])
                 else:
                     network = train(tx, job, plan, data, seed, progress)
                 if job.mode == "dense":
                     dense[job.optimizer, seed] = network
-                seconds = time.perf_counter() - start
                 check_pruned(job, network, dense[job.optimizer, seed], data)
-                runs.append(
-                    Run(**job._asdict(), seed=seed, seconds=seconds, **evaluate(network, data))
-                )
+                runs.append(Run(**job._asdict(), seed=seed, **evaluate(network, data)))
                 progress.advance(overall)
             if not progress.console.is_terminal:
                 print(*job, flush=True)
@@ -123,9 +122,14 @@ def make_jobs(sparsities: tuple[float, ...]) -> list[Job]:
 
 
 def make_pruner(job: Job, **schedule: int) -> bmrpruner.BaseUpdater:
-    """A pruner by its registry name; weights are ranked over the whole network."""
+    """A pruner by its registry name; all but the random one rank the whole network's weights."""
+    options = {"use_normalization": False} if job.algorithm.startswith("global_") else {}
     return bmrpruner.create_updater_from_config(
-        algorithm=job.algorithm, dist_type="uniform", sparsity=job.sparsity, **schedule
+        algorithm=job.algorithm,
+        dist_type="uniform",
+        sparsity=job.sparsity,
+        **options,
+        **schedule,
     )
 
 
@@ -135,9 +139,9 @@ def make_optimizer(job: Job, plan: Plan) -> optax.GradientTransformation:
         inner = bmrpruner.ivon(
             optax.cosine_decay_schedule(0.3, plan.steps),
             ess=plan.examples,
-            hess_init=0.01,
-            b2=1 - 6 / plan.steps,
-            weight_decay=1e-3,
+            hess_init=1800 / plan.examples,  # noise of σ ≈ 0.02 to begin with
+            b2=1 - 6 / plan.steps,  # the Hessian forgets its start in a sixth of training
+            weight_decay=plan.prior_precision / plan.examples,
         )
     else:
         inner = optax.adamw(optax.cosine_decay_schedule(1e-3, plan.steps))
@@ -160,22 +164,20 @@ def train(tx: Any, job: Job, plan: Plan, data: Dataset, seed: int, progress: Any
     bar = progress.add_task(
         f"{job.optimizer} {job.algorithm} {job.sparsity:.1%}", total=plan.epochs
     )
+    durations = []
     for epoch in range(plan.epochs):
-        params, opt_state = train_epoch(
-            tx,
-            plan,
-            job.optimizer,
-            params,
-            opt_state,
-            jax.random.fold_in(key, epoch),
-            images,
-            labels,
+        start = time.perf_counter()
+        epoch_key = jax.random.fold_in(key, epoch)
+        params, opt_state = jax.block_until_ready(
+            train_epoch(tx, plan, job.optimizer, params, opt_state, epoch_key, images, labels)
         )
+        durations.append(time.perf_counter() - start)
         progress.advance(bar)
     progress.remove_task(bar)
+    seconds = statistics.median(durations) * plan.epochs  # the median leaves out compilation
     if job.optimizer == "AdamW":
-        return Network(params, None)
-    return Network(params, bmrpruner.posteriors.from_opt_state(opt_state, params))
+        return Network(params, None, seconds)
+    return Network(params, bmrpruner.posteriors.from_opt_state(opt_state, params), seconds)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
@@ -213,8 +215,12 @@ def train_epoch(
 
 def prune_once(job: Job, network: Network) -> Network:
     """Prune a trained network, with no fine-tuning."""
-    params, masks = make_pruner(job).instant_sparsify(network.params, posterior=network.posterior)
-    return Network(params, network.posterior and network.posterior.prune(masks))
+    start = time.perf_counter()
+    params, masks = jax.block_until_ready(
+        make_pruner(job).instant_sparsify(network.params, posterior=network.posterior)
+    )
+    posterior = network.posterior and network.posterior.prune(masks)
+    return Network(params, posterior, time.perf_counter() - start)
 
 
 def init_params(key: jax.Array, layers: tuple[int, ...]) -> dict[str, Any]:
@@ -258,6 +264,7 @@ def evaluate(network: Network, data: Dataset) -> dict[str, Any]:
     """Test metrics of the network at its mean, and averaged over its posterior if it has one."""
     kernels = {name: layer["kernel"] for name, layer in network.params.items()}
     results: dict[str, Any] = {
+        "seconds": network.seconds,
         "counted_sparsity": float(metrics.sparsity(kernels)),
         "layer_sparsity": {name: float(metrics.sparsity(k)) for name, k in kernels.items()},
     }
@@ -296,8 +303,8 @@ def make_plan(settings: Settings, data: Dataset) -> Plan:
     """LeCun's 784-300-100-10 for IDX files, and something smaller for the digits."""
     examples, pixels = data.train_images.shape
     if settings.data is None:
-        return Plan((pixels, 128, 64, 10), examples, 64, settings.epochs or 80)
-    return Plan((pixels, 300, 100, 10), examples, 100, settings.epochs or 20)
+        return Plan((pixels, 128, 64, 10), examples, 64, settings.epochs or 80, prior_precision=20)
+    return Plan((pixels, 300, 100, 10), examples, 100, settings.epochs or 20, prior_precision=60)
 
 
 def checked(settings: Settings) -> Settings:

@@ -94,7 +94,7 @@ def make_table(dataset: str, runs: list[Run]) -> Table:
         caption="NLL (nats) and ECE of IVON's networks are averaged over draws from the posterior.",
         box=rich.box.SIMPLE_HEAD,
     )
-    table.add_column("pruning")
+    table.add_column("pruning", no_wrap=True)
     table.add_column("method", no_wrap=True)
     for column in ("pruned", "accuracy (%)", "NLL", "ECE", "seconds"):
         table.add_column(column, justify="right", no_wrap=True)
