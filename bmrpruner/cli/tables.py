@@ -30,12 +30,13 @@ def progress(total: int) -> Iterator[Callable[[list[Any]], None]]:
     """A bar on stderr; a line for each point where stderr is no terminal."""
     console = rich.console.Console(stderr=True)
     columns = rich.progress.Progress.get_default_columns()
-    with rich.progress.Progress(*columns, console=console, transient=True) as bar:
+    hidden = not console.is_terminal
+    with rich.progress.Progress(*columns, console=console, transient=True, disable=hidden) as bar:
         task = bar.add_task("Rules", total=total)
 
         def advance(points: list[Any]) -> None:
             bar.update(task, completed=len(points))
-            if points and not console.is_terminal:
+            if points and hidden:
                 console.print(f"{len(points)} of {total}: {points[-1]['label']}", highlight=False)
 
         yield advance

@@ -40,8 +40,9 @@ class Evaluator:
         self.width = width or (1 if jax.default_backend() == "cpu" else 8)
         self._keys = jax.random.split(jax.random.key(seed), samples)
         self._model = model
-        self._task = jax.tree.map(jnp.asarray, task)
-        self._run = jax.jit(self._evaluate if self.width == 1 else jax.vmap(self._evaluate))
+        self._task = Task(*map(jnp.asarray, task))
+        side_by_side = jax.vmap(self._evaluate, in_axes=(None, 0))
+        self._run = jax.jit(self._evaluate if self.width == 1 else side_by_side)
 
     def __call__(self, networks: Sequence[Pruned]) -> list[dict[str, Any]]:
         """Metrics of each network: `mean`, and `averaged` (None without a posterior)."""
@@ -61,13 +62,14 @@ class Evaluator:
         padded = group + [group[-1]] * (self.width - len(group))
         trees = [(network.params, network.posterior) for network in padded]
         if self.width == 1:
-            return [_as_json(jax.device_get(self._run(trees[0])))]
-        stacked = jax.device_get(self._run(jax.tree.map(lambda *x: jnp.stack(x), *trees)))
-        return [_as_json(jax.tree.map(lambda x, i=i: x[i], stacked)) for i in range(len(group))]
+            return [_as_json(jax.device_get(self._run(self._task, trees[0])))]
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *trees)
+        measured = jax.device_get(self._run(self._task, stacked))
+        return [_as_json(jax.tree.map(lambda x, i=i: x[i], measured)) for i in range(len(group))]
 
-    def _evaluate(self, network: Any) -> dict[str, Any]:
+    def _evaluate(self, task: Task, network: Any) -> dict[str, Any]:
         params, posterior = network
-        result = {"mean": self._metrics(lambda x: self._probs(params, x)), "averaged": None}
+        result = {"mean": _metrics(task, lambda x: self._probs(params, x)), "averaged": None}
         if posterior is not None and len(self._keys):
 
             def averaged(x: Any) -> jax.Array:
@@ -77,24 +79,8 @@ class Evaluator:
                 zeros = jnp.zeros_like(self._probs(params, x))
                 return jax.lax.scan(draw, zeros, self._keys)[0] / len(self._keys)
 
-            result["averaged"] = self._metrics(averaged)
+            result["averaged"] = _metrics(task, averaged)
         return result
-
-    def _metrics(self, predict: Callable[[Any], jax.Array]) -> dict[str, Any]:
-        task = self._task
-        probs, outside = predict(task.inputs), predict(task.ood)
-        nats = -jnp.log(jnp.maximum(_of_label(probs, task.labels), jnp.finfo(probs.dtype).tiny))
-        hits = (probs.argmax(1) == task.labels).astype(probs.dtype)
-        return {
-            "accuracy": metrics.accuracy(probs, task.labels),
-            "accuracy_se": _standard_error(hits),
-            "nll": metrics.nll(probs, task.labels),
-            "nll_se": _standard_error(nats),
-            "brier": metrics.brier(probs, task.labels),
-            "ece": metrics.ece(probs, task.labels),
-            "ood_auroc": metrics.auroc(_entropy(probs), _entropy(outside)),
-            "reliability": metrics.reliability_diagram(probs, task.labels, bins=10)._asdict(),
-        }
 
     def _probs(self, params: PyTree, inputs: jax.Array) -> jax.Array:
         """Softmax of the logits, a batch at a time to bound the memory."""
@@ -105,6 +91,24 @@ class Evaluator:
         batches = jnp.pad(inputs, padding).reshape(-1, _BATCH, *inputs.shape[1:])
         probs = jax.lax.map(lambda x: jax.nn.softmax(self._model(params, x)), batches)
         return probs.reshape(-1, probs.shape[-1])[:n]
+
+
+def _metrics(task: Task, predict: Callable[[Any], jax.Array]) -> dict[str, Any]:
+    n = len(task.labels)
+    both = predict(jnp.concatenate([task.inputs, task.ood]))
+    probs, outside = both[:n], both[n:]
+    nats = -jnp.log(jnp.maximum(_of_label(probs, task.labels), jnp.finfo(probs.dtype).tiny))
+    hits = (probs.argmax(1) == task.labels).astype(probs.dtype)
+    return {
+        "accuracy": metrics.accuracy(probs, task.labels),
+        "accuracy_se": _standard_error(hits),
+        "nll": metrics.nll(probs, task.labels),
+        "nll_se": _standard_error(nats),
+        "brier": metrics.brier(probs, task.labels),
+        "ece": metrics.ece(probs, task.labels),
+        "ood_auroc": metrics.auroc(_entropy(probs), _entropy(outside)),
+        "reliability": metrics.reliability_diagram(probs, task.labels, bins=10)._asdict(),
+    }
 
 
 def _of_label(probs: jax.Array, labels: jax.Array) -> jax.Array:

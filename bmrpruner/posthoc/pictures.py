@@ -31,14 +31,15 @@ def draw_metrics(points: Points) -> Any:
     """
     figure, axes = _figure(2, 2, (10, 7))
     for ax, (metric, label) in zip(axes.flat, _METRICS.items(), strict=True):
-        for color, algorithm in enumerate(_algorithms(points)):
+        for color, algorithm in enumerate(algorithms_of(points)):
             for kind, style in (("mean", "--"), ("averaged", "-")):
-                _draw_line(ax, _line(points, algorithm, kind), metric, f"C{color}", style)
+                line = by_sparsity(points, algorithm)
+                _draw_line(ax, line, kind, metric, f"C{color}", style)
         ax.set_ylabel(label)
         ax.grid(alpha=0.3)
     for ax in axes[1]:
         ax.set_xlabel("weights pruned (%)")
-    for color, algorithm in enumerate(_algorithms(points)):
+    for color, algorithm in enumerate(algorithms_of(points)):
         axes[0, 0].plot([], [], color=f"C{color}", label=algorithm)
     axes[0, 0].plot([], [], color="gray", linestyle="--", label="at the mean")
     axes[0, 0].plot([], [], color="gray", label="posterior-averaged")
@@ -66,11 +67,11 @@ def draw_histograms(
 
 def draw_reliability(points: Points) -> Any:
     """Accuracy against confidence, for each algorithm dense and pruned hardest."""
-    algorithms = _algorithms(points)
+    algorithms = algorithms_of(points)
     figure, axes = _figure(1, len(algorithms), (4 * len(algorithms), 4))
     for ax, algorithm in zip(axes.flat, algorithms, strict=True):
         ax.plot([0, 1], [0, 1], color="gray", linewidth=1)
-        line = [p for p in points if p["algorithm"] == algorithm]
+        line = by_sparsity(points, algorithm)
         for point in (line[0], line[-1]) if len(line) > 1 else line:
             bins = (point["averaged"] or point["mean"])["reliability"]
             filled = np.asarray(bins["counts"]) > 0
@@ -91,10 +92,10 @@ def draw_layers(points: Points) -> Any:
     """What is left of each layer, for each algorithm pruned hardest."""
     figure, axes = _figure(1, 1, (9, 4.5))
     ax = axes.flat[0]
-    algorithms = _algorithms(points)
+    algorithms = algorithms_of(points)
     width = 0.8 / len(algorithms)
     for i, algorithm in enumerate(algorithms):
-        point = [p for p in points if p["algorithm"] == algorithm][-1]
+        point = by_sparsity(points, algorithm)[-1]
         kept = [100 - 100 * sparsity for sparsity in point["leaf_sparsity"].values()]
         positions = np.arange(len(kept)) + (i - len(algorithms) / 2 + 0.5) * width
         ax.bar(positions, kept, width, label=f"{algorithm}, {point['sparsity']:.1%} pruned")
@@ -103,6 +104,28 @@ def draw_layers(points: Points) -> Any:
     ax.set_ylabel("weights kept (%)")
     ax.legend(fontsize="small")
     return figure
+
+
+def algorithms_of(points: Points) -> list[str]:
+    """The algorithms, in their first order.
+
+    Examples:
+      >>> algorithms_of([{'algorithm': 'snr'}, {'algorithm': 'bmr'}, {'algorithm': 'snr'}])
+      ['snr', 'bmr']
+    """
+    return list(dict.fromkeys(point["algorithm"] for point in points))
+
+
+def by_sparsity(points: Points, algorithm: str) -> list[Mapping[str, Any]]:
+    """The points of an algorithm, the sparsest last.
+
+    Examples:
+      >>> points = [{'algorithm': 'snr', 'sparsity': 0.9}, {'algorithm': 'snr', 'sparsity': 0.5}]
+      >>> [point['sparsity'] for point in by_sparsity(points, 'snr')]
+      [0.5, 0.9]
+    """
+    chosen = [point for point in points if point["algorithm"] == algorithm]
+    return sorted(chosen, key=lambda point: point["sparsity"])
 
 
 def save_figure(path: Path, figure: Any) -> None:
@@ -118,25 +141,15 @@ def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, An
     return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
 
 
-def _algorithms(points: Points) -> list[str]:
-    return list(dict.fromkeys(point["algorithm"] for point in points))
-
-
-def _line(points: Points, algorithm: str, kind: str) -> list[tuple[float, Mapping[str, Any]]]:
-    """Sparsity in percent and metrics, by rising sparsity."""
-    line = [(100 * p["sparsity"], p[kind]) for p in points if p["algorithm"] == algorithm]
-    return sorted((p for p in line if p[1] is not None), key=lambda pair: pair[0])
-
-
-def _draw_line(ax: Any, line: list[Any], metric: str, color: str, style: str) -> None:
-    line = [(x, values) for x, values in line if values.get(metric) is not None]
+def _draw_line(ax: Any, line: Points, kind: str, metric: str, color: str, style: str) -> None:
+    line = [point for point in line if point[kind] is not None]
     if not line:
         return
-    x = [x for x, _ in line]
-    y = np.array([values[metric] for _, values in line])
+    x = [100 * point["sparsity"] for point in line]
+    y = np.array([point[kind][metric] for point in line])
     ax.plot(x, y, color=color, linestyle=style, marker="o", markersize=3)
-    if f"{metric}_se" in line[0][1]:
-        error = np.array([values[f"{metric}_se"] for _, values in line])
+    if f"{metric}_se" in line[0][kind]:
+        error = np.array([point[kind][f"{metric}_se"] for point in line])
         ax.fill_between(x, y - error, y + error, color=color, alpha=0.2, linewidth=0)
 
 
@@ -147,7 +160,8 @@ def _values(tree: PyTree, seen: Mapping[str, Any]) -> np.ndarray:
 
 
 def _decibels(snr: np.ndarray) -> np.ndarray:
-    return 20 * np.log10(snr[(snr > 0) & np.isfinite(snr)])
+    """Of those that are not pruned; what is below -100 dB is as good as nothing."""
+    return np.maximum(20 * np.log10(snr[(snr > 0) & np.isfinite(snr)]), -100)
 
 
 def _draw_histogram(ax: Any, everything: np.ndarray, kept: Mapping[str, np.ndarray]) -> None:

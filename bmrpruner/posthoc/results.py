@@ -121,12 +121,11 @@ def save_csv(out: Path, results: Results) -> None:
 
 
 def save_pictures(out: Path, results: Results, checkpoint: Checkpoint) -> None:
-    """Draw all pictures; the histograms prune again, by the last rule of each algorithm."""
-    hardest = {point["algorithm"]: point for point in results.points}
+    """Draw all pictures; the histograms prune again, by the hardest rule of each algorithm."""
     params, posterior = checkpoint.params, checkpoint.posterior
-    pruned = {
-        point["label"]: prune(params, _rule(point["rule"]), posterior) for point in hardest.values()
-    }
+    algorithms = pictures.algorithms_of(results.points)
+    hardest = [pictures.by_sparsity(results.points, name)[-1] for name in algorithms]
+    pruned = {point["label"]: prune(params, _rule(point["rule"]), posterior) for point in hardest}
     drawn = {
         "metrics.png": pictures.draw_metrics(results.points),
         "histograms.png": pictures.draw_histograms(params, posterior, pruned),

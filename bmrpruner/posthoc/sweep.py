@@ -92,7 +92,7 @@ def sweep(
         seconds = (time.perf_counter() - began) / len(group)
         for rule, network, metrics in zip(group, networks, measured, strict=True):
             _check_changed(rule, params, network, evaluator)
-            points[keys[rule]] = _point(rule, network, seconds) | metrics
+            points[keys[rule]] = _point(keys[rule], rule, network, seconds) | metrics
         on_points([points[keys[rule]] for rule in rules if keys[rule] in points])
     return [points[keys[rule]] for rule in rules]
 
@@ -149,7 +149,7 @@ def run_sweep(
         results.save(out, results.Results(settings, points, version, complete=False))
         on_points(points)
 
-    on_points([point for point in done])
+    on_points(done)
     points = sweep(checkpoint, rules, evaluator, done, keep)
     found = results.Results(settings, points, version, complete=True)
     results.save(out, found)
@@ -158,9 +158,9 @@ def run_sweep(
     return found
 
 
-def _point(rule: Rule, network: Pruned, seconds: float) -> Point:
+def _point(key: str, rule: Rule, network: Pruned, seconds: float) -> Point:
     return {
-        "rule": dataclasses.asdict(rule),
+        "rule": json.loads(key),
         "algorithm": rule.algorithm,
         "label": rule.label,
         "sparsity": network.sparsity,

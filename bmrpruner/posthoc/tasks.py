@@ -29,9 +29,9 @@ class Task(NamedTuple):
       ood: Inputs of another kind, on which a network should be less sure.
     """
 
-    inputs: np.ndarray
-    labels: np.ndarray
-    ood: np.ndarray
+    inputs: Any
+    labels: Any
+    ood: Any
 
 
 def load_task(data: Path | str, ood: Path | str | None = None, seed: int = 0) -> Task:
