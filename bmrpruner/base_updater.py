@@ -135,6 +135,8 @@ class BaseUpdater:
 
     def create_masks(self, scores: PyTree, sparsities: PyTree) -> PyTree:
         """The masks that keep the highest scores; None where the sparsity is None."""
+        if self.threshold is None and self.topk_fn is mask_calculator.topk_mask_calculator:
+            return mask_calculator.topk_masks(scores, sparsities)
 
         def mask(sparsity: Any, score: Any) -> Any:
             if sparsity is None:

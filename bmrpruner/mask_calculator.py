@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from bmrpruner import _groups, selection
 from bmrpruner._checks import concrete
 from bmrpruner._masks import MASK_DTYPE
+from bmrpruner._tree import PyTree, map_leaves
 from bmrpruner.sparsity_types import (
     Block,
     Channel,
@@ -89,6 +90,25 @@ def topk_mask_calculator(scores: Any, sparsity: Any) -> jax.Array:
     return selection.top_masks([scores], [keep_count(scores.size, sparsity)])[0]
 
 
+def topk_masks(scores: PyTree, sparsities: PyTree) -> PyTree:
+    """`topk_mask_calculator` for every leaf in one loop; None where the sparsity is None.
+
+    Example:
+      >>> topk_masks({'a': jnp.array([3., 1.]), 'b': jnp.ones(2)}, {'a': 0.5, 'b': None})
+      {'a': Array([1, 0], dtype=uint8), 'b': None}
+    """
+    chosen: list[tuple[jax.Array, jax.Array]] = []
+
+    def choose(sparsity: Any, score: Any) -> None:
+        if sparsity is not None:
+            array = jnp.asarray(score)
+            chosen.append((array, keep_count(array.size, sparsity)))
+
+    map_leaves(choose, sparsities, scores)
+    masks = iter(selection.top_masks(*zip(*chosen, strict=True)) if chosen else ())
+    return map_leaves(lambda sparsity: None if sparsity is None else next(masks), sparsities)
+
+
 def _topk_mask_calculator_internal(scores: Any, sparsity: Any) -> jax.Array:
     scores = jnp.asarray(scores)
     count = _rounded_count(scores.size, jnp.asarray(sparsity, jnp.float32))
@@ -115,7 +135,8 @@ def topk_n_by_m_mask_calculator(scores: Any, sparsity: Any, sparsity_type: NByM)
     if sparsity is not None and concrete(sparsity) and sparsity == 0:
         return dense
     check_shape(sparsity_type, scores.shape, "scores")
-    pattern = _n_by_m_pattern(scores, sparsity_type)
+    n, m, axis = sparsity_type
+    pattern = largest_of_each_group(scores, n, m, axis)
     return pattern if sparsity is None else jnp.where(jnp.equal(sparsity, 0), dense, pattern)
 
 
@@ -159,12 +180,8 @@ def topk_groups(scores: Any, sparsity: Any, sparsity_type: Any, how: str) -> jax
     return _groups.spread(mask, sparsity_type, scores.shape)
 
 
-def _rounded_count(size: int, sparsity: jax.Array) -> jax.Array:
-    return jnp.maximum(1, jnp.round(size * (1 - sparsity)).astype(jnp.int32))
-
-
-def _n_by_m_pattern(scores: jax.Array, sparsity_type: NByM) -> jax.Array:
-    n, m, axis = sparsity_type
+def largest_of_each_group(scores: jax.Array, n: Any, m: int, axis: int) -> jax.Array:
+    """uint8 mask of the n largest of every m along an axis; n may be traced."""
     keys = jnp.moveaxis(selection.order_key(scores), axis, -1)
     groups = keys.reshape(*keys.shape[:-1], -1, m)
     # A member's rank is the number of those that beat it: larger, or equal with a higher index.
@@ -173,3 +190,7 @@ def _n_by_m_pattern(scores: jax.Array, sparsity_type: NByM) -> jax.Array:
     beaten = (other > mine) | ((other == mine) & (position[None, :] > position[:, None]))
     mask = (jnp.sum(beaten, axis=-1) < n).astype(MASK_DTYPE)
     return jnp.moveaxis(mask.reshape(keys.shape), -1, axis)
+
+
+def _rounded_count(size: int, sparsity: jax.Array) -> jax.Array:
+    return jnp.maximum(1, jnp.round(size * (1 - sparsity)).astype(jnp.int32))

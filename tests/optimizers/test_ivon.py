@@ -225,7 +225,7 @@ def test_wrong_types_name_their_field():
     with pytest.raises(TypeError, match="ess"):
         bmrpruner.ivon(0.1, ess="many")
     tx = bmrpruner.ivon(0.1, 10)
-    with pytest.raises(TypeError, match="params.*'w'"):
+    with pytest.raises(TypeError, match=r"params.*'w'"):
         tx.init({"w": "a name"})
     state = tx.init(WIDE)
     with pytest.raises(ValueError, match="params"):
