@@ -9,12 +9,15 @@ from bmrpruner import (
     metrics,
     optimizers,
     posteriors,
+    projects,
     selection,
     sparsity_distributions,
     sparsity_schedules,
     sparsity_types,
+    utils,
 )
 from bmrpruner.algorithms import (
+    SET,
     AbosluteZscorePruning,
     AdaptiveBMR,
     AdaptiveBMRPruning,
@@ -27,8 +30,12 @@ from bmrpruner.algorithms import (
     MagnitudePruning,
     PosteriorVariancePruning,
     RandomPruning,
+    RigL,
     SaliencyPruning,
     SNRPruning,
+    StaticRandomSparse,
+    SteMagnitudePruning,
+    SteRandomPruning,
     UncertaintyMagnitudePruning,
 )
 from bmrpruner.api import (
@@ -53,9 +60,11 @@ from bmrpruner.sparsity_schedules import (
     PolynomialSchedule,
 )
 from bmrpruner.sparsity_types import SparsityType
+from bmrpruner.utils import summarize_intersection, summarize_sparsity
 
 __all__ = [
     "ALGORITHM_REGISTRY",
+    "SET",
     "AbosluteZscorePruning",
     "AdaptiveBMR",
     "AdaptiveBMRPruning",
@@ -75,10 +84,14 @@ __all__ = [
     "PolynomialSchedule",
     "PosteriorVariancePruning",
     "RandomPruning",
+    "RigL",
     "SNRPruning",
     "SaliencyPruning",
     "SparseState",
     "SparsityType",
+    "StaticRandomSparse",
+    "SteMagnitudePruning",
+    "SteRandomPruning",
     "UncertaintyMagnitudePruning",
     "algorithms",
     "all_algorithm_names",
@@ -94,6 +107,7 @@ __all__ = [
     "noisy_value_and_grad",
     "optimizers",
     "posteriors",
+    "projects",
     "register_algorithm",
     "sample_posterior",
     "scale_by_ivon",
@@ -101,4 +115,7 @@ __all__ = [
     "sparsity_distributions",
     "sparsity_schedules",
     "sparsity_types",
+    "summarize_intersection",
+    "summarize_sparsity",
+    "utils",
 ]

@@ -46,6 +46,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def accepted(fn: Callable[..., Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """The part of `kwargs` that `fn` takes."""
+    if not kwargs:
+        return {}
     parameters = inspect.signature(fn).parameters
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return dict(kwargs)

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from bmrpruner._masks import as_plain
-from bmrpruner._tree import Key, PyTree, keyed_leaves, map_with_key
+from bmrpruner._tree import Key, PyTree, is_array, is_none, keyed_leaves, map_with_key
+
+# Zero would be an infinite variance rather than a fresh start.
+_CURVATURES = ("hess", "hess_sum")
 
 
 def has_fields(*fields: str) -> Callable[[Any], bool]:
@@ -41,3 +45,30 @@ def find_masks(opt_state: Any, params: PyTree) -> PyTree:
     for state in find_states(opt_state, has_fields("masks", "inner_state", "target_sparsities")):
         masks |= {key: mask for key, mask in keyed_leaves(state.masks) if mask is not None}
     return map_with_key(lambda key, leaf: as_plain(masks.get(key), leaf), params)
+
+
+def restart_accumulators(opt_state: Any, where: PyTree) -> Any:
+    """`opt_state` with zeros in every accumulator where `where` is nonzero.
+
+    An optimizer keeps its accumulators in trees like the parameters: the path of one ends in the
+    path of its weight, in whatever it is wrapped. It has the weight's shape, or it is left alone.
+
+    Args:
+      opt_state: Any optimizer state.
+      where: Like the parameters, None where nothing restarts.
+    """
+    flat = jax.tree_util.tree_flatten_with_path(where, is_leaf=is_none)[0]
+    restarts = {path: leaf for path, leaf in flat if leaf is not None}
+
+    def restart(path: tuple[Any, ...], leaf: Any) -> Any:
+        if not is_array(leaf) or not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return leaf
+        for start in range(len(path) + 1):
+            mask = restarts.get(path[start:])
+            if mask is not None and jnp.shape(mask) == leaf.shape:
+                holders = [getattr(entry, "name", None) for entry in path[:start]]
+                is_curvature = any(name in _CURVATURES for name in holders)
+                return leaf if is_curvature else jnp.where(mask, jnp.zeros_like(leaf), leaf)
+        return leaf
+
+    return jax.tree_util.tree_map_with_path(restart, opt_state)

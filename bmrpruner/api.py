@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,14 +18,23 @@ from bmrpruner import (
     sparsity_types,
 )
 from bmrpruner._checks import check_sparsity, concrete, did_you_mean
+from bmrpruner.projects.extensions import acdc, adam_fisher, iterative_nm
 
 ALGORITHM_REGISTRY: dict[str, type[base_updater.BaseUpdater]] = {
     "no_prune": base_updater.NoPruning,
     "magnitude": algorithms.MagnitudePruning,
     "random": algorithms.RandomPruning,
     "saliency": algorithms.SaliencyPruning,
+    "magnitude_ste": algorithms.SteMagnitudePruning,
+    "random_ste": algorithms.SteRandomPruning,
     "global_magnitude": algorithms.GlobalMagnitudePruning,
     "global_saliency": algorithms.GlobalSaliencyPruning,
+    "static_sparse": algorithms.StaticRandomSparse,
+    "set": algorithms.SET,
+    "rigl": algorithms.RigL,
+    "acdc": acdc.ACDC,
+    "adam-fisher": adam_fisher.AdamBasedFisherPruning,
+    "iterative_nm": iterative_nm.IterativeNMPruning,
     "snr": algorithms.SNRPruning,
     "bmr": algorithms.BMRPruning,
     "global_snr": algorithms.GlobalSNRPruning,
@@ -114,10 +123,10 @@ def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> 
         key: value for key, value in config.items() if key not in _CONFIG_KEYS
     }
     fields |= _sparsity_fields(name, algorithm, config, _DISTRIBUTIONS[dist_type])
-    if config.get("sparsity_type"):
+    if config.get("sparsity_type") not in (None, ""):
         fields["sparsity_type"] = _sparsity_type(config["sparsity_type"])
-    if {"drop_fraction_fn"} <= {field.name for field in dataclasses.fields(algorithm)}:
-        fields.setdefault("drop_fraction_fn", _drop_fraction_fn(config))
+    if _is_field(algorithm, "drop_fraction_fn") and "drop_fraction_fn" not in fields:
+        fields["drop_fraction_fn"] = _drop_fraction_fn(config)
     fields["scheduler"] = _schedule(config)
     _check_fields(name, algorithm, fields)
     return algorithm(**fields)
@@ -130,9 +139,14 @@ def _as_dict(config: Any) -> dict[str, Any]:
         return {key: config.get(key) for key in config}
     if isinstance(config, Mapping):
         return dict(config)
-    if hasattr(config, "__dict__"):
-        return dict(vars(config))
-    raise TypeError(f"sparsity_config: expected a mapping, got a {type(config).__name__}.")
+    if isinstance(config, str | bytes | int | float):
+        raise TypeError(f"sparsity_config: expected a mapping, got a {type(config).__name__}.")
+    attributes = {name: getattr(config, name) for name in dir(config) if name[0] != "_"}
+    return {
+        name: value
+        for name, value in attributes.items()
+        if name in _CONFIG_KEYS or not inspect.ismethod(value)
+    }
 
 
 def _required(config: dict[str, Any], key: str) -> Any:
@@ -151,21 +165,22 @@ def _algorithm(name: str) -> type[base_updater.BaseUpdater]:
 
 
 def _sparsity_fields(
-    name: str, algorithm: type, config: dict[str, Any], distribution: Any
+    name: str, algorithm: Any, config: dict[str, Any], distribution: Any
 ) -> dict[str, Any]:
     """Global algorithms take sparsity, filter and map themselves; the rest a distribution."""
     options = {key: config[key] for key in ("filter_fn", "custom_sparsity_map") if config.get(key)}
-    if config.get("sparsity") is None and issubclass(algorithm, algorithms.AdaptiveBMR):
+    if config.get("sparsity") is None and _is_a(algorithm, algorithms.AdaptiveBMR):
         config = config | {"sparsity": algorithm.sparsity}
     if config.get("sparsity") is None and config.get("threshold") is not None:
         config = config | {"sparsity": 0.0}
     sparsity = _required(config, "sparsity")
     check_sparsity("sparsity", sparsity)
-    if name.startswith("global_") or issubclass(algorithm, algorithms.GlobalPruningMixin):
+    if name.startswith("global_") or _is_a(algorithm, algorithms.GlobalPruningMixin):
         return options | {"sparsity": sparsity}
-    return {
-        "sparsity_distribution_fn": functools.partial(distribution, sparsity=sparsity, **options)
-    }
+    bound = functools.partial(distribution, sparsity=sparsity, **options)
+    # A class with a sparsity of its own must hear of another one.
+    own = {} if getattr(algorithm, "sparsity", None) is None else {"sparsity": sparsity}
+    return {"sparsity_distribution_fn": bound} | own
 
 
 def _sparsity_type(value: Any) -> Any:
@@ -193,11 +208,20 @@ def _schedule(config: dict[str, Any]) -> Any:
     return sparsity_schedules.check_schedule(schedule)
 
 
-def _check_fields(name: str, algorithm: type, fields: dict[str, Any]) -> None:
-    if "__init__" in vars(algorithm) and not dataclasses.is_dataclass(algorithm):
+def _is_a(algorithm: Any, base: type) -> bool:
+    return isinstance(algorithm, type) and issubclass(algorithm, base)
+
+
+def _is_field(algorithm: Any, name: str) -> bool:
+    return name in getattr(algorithm, "__dataclass_fields__", {})
+
+
+def _check_fields(name: str, algorithm: Any, fields: dict[str, Any]) -> None:
+    parameters = inspect.signature(algorithm).parameters
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         return
-    known = {field.name for field in dataclasses.fields(algorithm) if field.init}
-    for key in fields.keys() - known:
+    known = set(parameters)
+    for key in sorted(fields.keys() - known):
         raise TypeError(
             f"{key}: not a setting of the algorithm {name!r}."
             + did_you_mean(key, known | set(_CONFIG_KEYS))

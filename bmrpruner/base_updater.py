@@ -16,8 +16,8 @@ from bmrpruner._checks import accepted, check_sparsity, did_you_mean
 from bmrpruner._masks import MASK_DTYPE, mask_tree, pack_tree, unpack
 from bmrpruner._tree import PyTree, check_params, is_array, is_none, join, keyed_leaves, map_leaves
 from bmrpruner._updates import cancel_pruned, round_updates
-from bmrpruner.sparsity_schedules import NoUpdateSchedule, check_schedule
-from bmrpruner.sparsity_types import Block, NByM, SparsityType, Unstructured, check_shape
+from bmrpruner.sparsity_schedules import NoUpdateSchedule
+from bmrpruner.sparsity_types import Block, NByM, SparsityType, Unstructured, check_shape, fits
 
 
 class SparseState(NamedTuple):
@@ -118,7 +118,6 @@ class BaseUpdater:
             self.topk_fn = mask_calculator.get_topk_fn(self.sparsity_type)
         if self.rng_seed is None:
             self.rng_seed = jax.random.PRNGKey(8)
-        check_schedule(self.scheduler)
         self._check_sparsity()
         if self.threshold is not None and isinstance(self.sparsity_type, NByM):
             raise ValueError(f"threshold: {self.sparsity_type} keeps N of every M by definition.")
@@ -143,6 +142,9 @@ class BaseUpdater:
                 return None
             if self.threshold is not None:
                 return self._threshold_mask(score)
+            if isinstance(sparsity, jax.core.Tracer) and not fits(self.sparsity_type, score.shape):
+                # Its target is zero, or init_state would have refused it.
+                return jnp.ones(score.shape, MASK_DTYPE)
             return self.topk_fn(score, sparsity)  # type: ignore[misc]
 
         return map_leaves(mask, sparsities, scores)
@@ -402,4 +404,6 @@ def _if_due(due: Any, refresh: Callable[[], SparseState], state: SparseState) ->
 
 
 def _select(condition: Any, on_true: PyTree, on_false: PyTree) -> PyTree:
+    if not isinstance(condition, jax.core.Tracer):
+        return on_true if condition else on_false
     return jax.tree.map(functools.partial(jnp.where, condition), on_true, on_false)

@@ -52,7 +52,7 @@ def uniform(
     custom = checked_custom_map(params, custom_sparsity_map)
 
     def leaf_sparsity(key: Key, param: Any) -> Any:
-        key = key or ("kernel",)
+        key = filter_key(key)
         if not is_array(param):
             return None
         if key in custom:
@@ -83,8 +83,9 @@ def erk(
 
     Example:
       >>> import jax.numpy as jnp
-      >>> erk({'a': jnp.ones((8, 8)), 'b': jnp.ones((16, 16))}, 0.5)
-      {'a': 0.25, 'b': 0.5625}
+      >>> tree = erk({'a': jnp.ones((4, 4)), 'b': jnp.ones((16, 16))}, 0.5)
+      >>> {name: round(sparsity, 3) for name, sparsity in tree.items()}
+      {'a': 0.0, 'b': 0.531}
     """
     if is_array(param_tree):
         raise ValueError("erk: param_tree is a bare array; it needs a tree of several leaves.")
@@ -132,8 +133,8 @@ def get_sparsities_erdos_renyi(
       ValueError: For an empty dictionary, or a sparsity that is None or outside [0, 1].
 
     Example:
-      >>> get_sparsities_erdos_renyi({'a': (4, 4), 'b': (8, 8)}, 0.5)
-      {'a': 0.25, 'b': 0.5625}
+      >>> get_sparsities_erdos_renyi({'a': (4, 4), 'b': (12, 12)}, 0.5)
+      {'a': 0.0, 'b': 0.5555555555555556}
     """
     if not var_shape_dict:
         raise ValueError("Variable shape dictionary is empty: no leaf to distribute sparsity over.")
@@ -168,11 +169,16 @@ def _raw_density(shape: tuple[int, ...], include_kernel: bool, power: float) -> 
     return float(np.sum(shape[-2:]) / np.prod(shape[-2:]))
 
 
+def filter_key(key: Key) -> Key:
+    """The key that filters and custom maps see: a bare array is called `('kernel',)`."""
+    return key or ("kernel",)
+
+
 def checked_custom_map(params: PyTree, custom: CustomSparsityMapType | None) -> Mapping[Key, Any]:
     """The custom map, its values checked; a key that names no leaf is warned about."""
     if not custom:
         return {}
-    known = {join(key or ("kernel",)) for key, leaf in keyed_leaves(params) if leaf is not None}
+    known = {join(filter_key(key)) for key, leaf in keyed_leaves(params) if leaf is not None}
     for key, value in custom.items():
         check_sparsity(f"custom_sparsity_map[{key!r}]", value)
         name = join(tuple(map(str, key))) if isinstance(key, tuple) else str(key)

@@ -132,3 +132,12 @@ def check_shape(sparsity_type: Any, shape: tuple[int, ...], name: str) -> None:
             raise ValueError(
                 f"Sparsity type {sparsity_type}: {name} of shape {shape} has no such axis."
             )
+
+
+def fits(sparsity_type: Any, shape: tuple[int, ...]) -> bool:
+    """Whether an array of `shape` can be pruned by `sparsity_type`."""
+    try:
+        check_shape(sparsity_type, shape, "array")
+    except ValueError:
+        return False
+    return True

@@ -21,12 +21,20 @@ from bmrpruner.algorithms.pruners import (
     SaliencyPruning,
     generate_random_scores,
 )
+from bmrpruner.algorithms.sparse_trainers import (
+    SET,
+    RigL,
+    StaticRandomSparse,
+    restart_inner_state,
+)
+from bmrpruner.algorithms.ste import SteMagnitudePruning, SteMixin, SteRandomPruning
 
 BayesianGlobalPruning = GlobalBMRPruning
 AdaptiveBMRPruning = AdaptiveBMR  # these two: names of an earlier package, its spelling included
 AbosluteZscorePruning = SNRPruning
 
 __all__ = [
+    "SET",
     "AbosluteZscorePruning",
     "AdaptiveBMR",
     "AdaptiveBMRPruning",
@@ -42,9 +50,15 @@ __all__ = [
     "PosteriorPruning",
     "PosteriorVariancePruning",
     "RandomPruning",
+    "RigL",
     "Rounds",
     "SNRPruning",
     "SaliencyPruning",
+    "StaticRandomSparse",
+    "SteMagnitudePruning",
+    "SteMixin",
+    "SteRandomPruning",
     "UncertaintyMagnitudePruning",
     "generate_random_scores",
+    "restart_inner_state",
 ]

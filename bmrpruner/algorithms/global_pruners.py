@@ -21,6 +21,7 @@ from bmrpruner.sparsity_distributions import (
     CustomSparsityMapType,
     FilterFnType,
     checked_custom_map,
+    filter_key,
 )
 from bmrpruner.sparsity_types import Unstructured
 
@@ -80,14 +81,14 @@ class GlobalPruningMixin:
         custom = self.custom_sparsity_map or {}
         joint = {
             key: self._normalized(score)
-            for key, score in keyed_leaves(scores)
-            if self._is_ranked(key, score) and key not in custom
+            for key, score in sorted(keyed_leaves(scores), key=lambda pair: pair[0])
+            if self._is_ranked(key, score) and filter_key(key) not in custom
         }
         masks = dict(zip(joint, self._rank(list(joint.values()), target_sparsity), strict=True))
 
         def mask(key: Key, score: Any) -> Any:
-            if key in custom and is_array(score):
-                return topk_mask_calculator(score, custom[key])
+            if filter_key(key) in custom and is_array(score):
+                return self.topk_fn(score, custom[filter_key(key)])  # type: ignore[attr-defined]
             return masks.get(key)
 
         return map_with_key(mask, scores)
@@ -98,7 +99,8 @@ class GlobalPruningMixin:
     def _is_ranked(self, key: Key, leaf: Any) -> bool:
         if not is_array(leaf):
             return False
-        return key in (self.custom_sparsity_map or {}) or bool(self.filter_fn(key, leaf))
+        name = filter_key(key)
+        return name in (self.custom_sparsity_map or {}) or bool(self.filter_fn(name, leaf))
 
     def _normalized(self, score: jax.Array) -> jax.Array:
         if not self.use_normalization:

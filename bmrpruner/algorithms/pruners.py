@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from bmrpruner._masks import as_plain
 from bmrpruner._tree import PyTree, arrays, map_arrays
@@ -15,8 +14,9 @@ from bmrpruner.base_updater import BaseUpdater, SparseState
 
 
 def as_key(rng_seed: Any) -> jax.Array:
-    """A JAX key, from a key or an integer seed."""
-    return jax.random.PRNGKey(rng_seed) if isinstance(rng_seed, int | np.integer) else rng_seed
+    """A JAX key, from a key or an integer seed, traced ones too."""
+    is_seed = jnp.ndim(rng_seed) == 0 and jnp.issubdtype(jnp.result_type(rng_seed), jnp.integer)
+    return jax.random.PRNGKey(rng_seed) if is_seed else rng_seed
 
 
 def generate_random_scores(params: PyTree, rng_seed: Any) -> PyTree:

@@ -1,0 +1,1 @@
+"""Sparse activations of Flax Linen models, as Scenic's are."""

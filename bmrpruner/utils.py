@@ -1,0 +1,107 @@
+"""Summaries of how sparse a tree is, and of what two masks share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bmrpruner._tree import PyTree, is_array, is_none, join, keyed_leaves
+
+
+def summarize_sparsity(
+    param_tree: PyTree, only_total_sparsity: bool = False
+) -> dict[str, jax.Array | None]:
+    """How many entries of each array are exactly zero.
+
+    Args:
+      param_tree: Any pytree of parameters, or of masks that are not packed. Leaves that are not
+        arrays are skipped; None stays None.
+      only_total_sparsity: Leave out the single arrays.
+
+    Returns:
+      float32 scalars: by key path, `'encoder/kernel'`, the fraction of zeros; and over all arrays
+      `_total_sparsity`, `_nparams_nnz` and `_nparams`.
+
+    Example:
+      >>> report = summarize_sparsity({'a': jnp.array([0., 1.]), 'b': jnp.ones(2)})
+      >>> {name: float(value) for name, value in report.items()}
+      {'_total_sparsity': 0.25, '_nparams_nnz': 3.0, '_nparams': 4.0, 'a': 0.5, 'b': 0.0}
+    """
+    leaves = [(k, leaf) for k, leaf in keyed_leaves(param_tree) if leaf is None or is_array(leaf)]
+    nonzero = {key: jnp.count_nonzero(leaf) for key, leaf in leaves if leaf is not None}
+    nnz = _total(nonzero.values())
+    size = float(sum(leaf.size for _, leaf in leaves if leaf is not None))
+    report: dict[str, jax.Array | None] = {
+        "_total_sparsity": _ratio(size - nnz, size),
+        "_nparams_nnz": nnz,
+        "_nparams": jnp.asarray(size, jnp.float32),
+    }
+    if only_total_sparsity:
+        return report
+    for key, leaf in leaves:
+        zeros = None if leaf is None else _ratio(leaf.size - nonzero[key], leaf.size)
+        report[join(key)] = zeros
+    return report
+
+
+def summarize_intersection(
+    mask_tree1: PyTree, mask_tree2: PyTree, only_total_intersection: bool = False
+) -> dict[str, jax.Array | None]:
+    """What share of the first masks' ones the second have too.
+
+    Args:
+      mask_tree1: Masks, plain or packed; None where exempt.
+      mask_tree2: Masks of the same tree, stored in the same way. A mask that is None in one of the
+        two trees alone overlaps with nothing.
+      only_total_intersection: Leave out the single masks.
+
+    Returns:
+      float32 scalars: by key path, common ones over the ones of the first mask, None if both are
+      None; and the same over all masks, `_total_intersection`.
+
+    Example:
+      >>> first, second = jnp.array([1, 1, 0], 'uint8'), jnp.array([1, 0, 1], 'uint8')
+      >>> report = summarize_intersection({'w': first, 'b': None}, {'w': second, 'b': None})
+      >>> float(report['w']), report['b'], float(report['_total_intersection'])
+      (0.5, None, 0.5)
+    """
+    structure: Any = jax.tree.structure(mask_tree1, is_leaf=is_none)
+    rows = zip(keyed_leaves(mask_tree1), structure.flatten_up_to(mask_tree2), strict=True)
+    counts = {
+        join(key): None if a is None and b is None else (_common(a, b), _ones(a))
+        for (key, a), b in rows
+    }
+    known = [pair for pair in counts.values() if pair is not None]
+    total = _ratio(_total(common for common, _ in known), _total(ones for _, ones in known))
+    report: dict[str, jax.Array | None] = {"_total_intersection": total}
+    if not only_total_intersection:
+        report |= {name: pair and _ratio(*pair) for name, pair in counts.items()}
+    return report
+
+
+def _total(counts: Any) -> jax.Array:
+    return sum((jnp.asarray(n, jnp.float32) for n in counts), start=jnp.zeros([], jnp.float32))
+
+
+def _ratio(part: Any, whole: Any) -> jax.Array:
+    """The quotient in float32; 0 of nothing."""
+    return jnp.asarray(part, jnp.float32) / jnp.maximum(jnp.asarray(whole, jnp.float32), 1)
+
+
+def _ones(mask: Any) -> jax.Array:
+    """The number of ones; a byte of a packed mask holds up to eight, of a plain one up to one."""
+    if mask is None:
+        return jnp.zeros([], jnp.int32)
+    mask = jnp.asarray(mask)
+    if mask.dtype == jnp.uint8:
+        return jnp.sum(jax.lax.population_count(mask), dtype=jnp.int32)
+    return jnp.count_nonzero(mask)
+
+
+def _common(a: Any, b: Any) -> jax.Array:
+    if a is None or b is None:
+        return jnp.zeros([], jnp.int32)
+    a, b = jnp.asarray(a), jnp.asarray(b)
+    return _ones(a & b if a.dtype == b.dtype == jnp.uint8 else (a != 0) & (b != 0))
