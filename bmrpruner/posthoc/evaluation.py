@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -41,8 +41,8 @@ class Evaluator:
         self._keys = jax.random.split(jax.random.key(seed), samples)
         self._model = model
         self._task = Task(*map(jnp.asarray, task))
-        side_by_side = jax.vmap(self._evaluate, in_axes=(None, 0))
-        self._run = jax.jit(self._evaluate if self.width == 1 else side_by_side)
+        side_by_side = jax.vmap(self._predict, in_axes=(None, 0))
+        self._run = jax.jit(self._predict if self.width == 1 else side_by_side)
 
     def __call__(self, networks: Sequence[Pruned]) -> list[dict[str, Any]]:
         """Metrics of each network: `mean`, and `averaged` (None without a posterior)."""
@@ -61,26 +61,26 @@ class Evaluator:
         # Always the same width: the same compiled function, and the same numbers in every company.
         padded = group + [group[-1]] * (self.width - len(group))
         trees = [(network.params, network.posterior) for network in padded]
+        inputs, labels = jnp.concatenate([self._task.inputs, self._task.ood]), self._task.labels
         if self.width == 1:
-            return [_as_json(jax.device_get(self._run(self._task, trees[0])))]
-        stacked = jax.tree.map(lambda *x: jnp.stack(x), *trees)
-        measured = jax.device_get(self._run(self._task, stacked))
+            probs = self._run(inputs, trees[0])
+            return [jax.tree.map(lambda p: _as_json(_measure(p, labels)), probs)]
+        probs = self._run(inputs, jax.tree.map(lambda *x: jnp.stack(x), *trees))
+        measured = jax.tree.map(lambda p: jax.device_get(_measure_all(p, labels)), probs)
         return [_as_json(jax.tree.map(lambda x, i=i: x[i], measured)) for i in range(len(group))]
 
-    def _evaluate(self, task: Task, network: Any) -> dict[str, Any]:
+    def _predict(self, inputs: jax.Array, network: Any) -> dict[str, Any]:
+        """Class probabilities at the mean, and averaged over draws if there is a posterior."""
         params, posterior = network
-        result = {"mean": _metrics(task, lambda x: self._probs(params, x)), "averaged": None}
-        if posterior is not None and len(self._keys):
+        at_mean = self._probs(params, inputs)
+        if posterior is None or not len(self._keys):
+            return {"mean": at_mean, "averaged": None}
 
-            def averaged(x: Any) -> jax.Array:
-                def draw(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
-                    return total + self._probs(posterior.sample(key), x), None
+        def add(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+            return total + self._probs(posterior.sample(key), inputs), None
 
-                zeros = jnp.zeros_like(self._probs(params, x))
-                return jax.lax.scan(draw, zeros, self._keys)[0] / len(self._keys)
-
-            result["averaged"] = _metrics(task, averaged)
-        return result
+        total, _ = jax.lax.scan(add, jnp.zeros_like(at_mean), self._keys)
+        return {"mean": at_mean, "averaged": total / len(self._keys)}
 
     def _probs(self, params: PyTree, inputs: jax.Array) -> jax.Array:
         """Softmax of the logits, a batch at a time to bound the memory."""
@@ -93,22 +93,26 @@ class Evaluator:
         return probs.reshape(-1, probs.shape[-1])[:n]
 
 
-def _metrics(task: Task, predict: Callable[[Any], jax.Array]) -> dict[str, Any]:
-    n = len(task.labels)
-    both = predict(jnp.concatenate([task.inputs, task.ood]))
-    probs, outside = both[:n], both[n:]
-    nats = -jnp.log(jnp.maximum(_of_label(probs, task.labels), jnp.finfo(probs.dtype).tiny))
-    hits = (probs.argmax(1) == task.labels).astype(probs.dtype)
+def _metrics(both: jax.Array, labels: jax.Array) -> dict[str, Any]:
+    """Metrics of the probabilities of test inputs, and of outsiders behind them."""
+    probs, outside = both[: len(labels)], both[len(labels) :]
+    nats = -jnp.log(jnp.maximum(_of_label(probs, labels), jnp.finfo(probs.dtype).tiny))
+    hits = (probs.argmax(1) == labels).astype(probs.dtype)
     return {
-        "accuracy": metrics.accuracy(probs, task.labels),
+        "accuracy": metrics.accuracy(probs, labels),
         "accuracy_se": _standard_error(hits),
-        "nll": metrics.nll(probs, task.labels),
+        "nll": metrics.nll(probs, labels),
         "nll_se": _standard_error(nats),
-        "brier": metrics.brier(probs, task.labels),
-        "ece": metrics.ece(probs, task.labels),
+        "brier": metrics.brier(probs, labels),
+        "ece": metrics.ece(probs, labels),
         "ood_auroc": metrics.auroc(_entropy(probs), _entropy(outside)),
-        "reliability": metrics.reliability_diagram(probs, task.labels, bins=10)._asdict(),
+        "reliability": metrics.reliability_diagram(probs, labels, bins=10)._asdict(),
     }
+
+
+# Compiled once for all evaluators: sorting takes longer to compile than most networks.
+_measure = jax.jit(_metrics)
+_measure_all = jax.jit(jax.vmap(_metrics, in_axes=(0, None)))
 
 
 def _of_label(probs: jax.Array, labels: jax.Array) -> jax.Array:
@@ -124,5 +128,5 @@ def _standard_error(values: jax.Array) -> jax.Array:
     return jnp.std(values) / np.sqrt(values.size)
 
 
-def _as_json(metrics_tree: Any) -> Any:
-    return jax.tree.map(lambda x: x.tolist(), metrics_tree)
+def _as_json(measured: Any) -> Any:
+    return jax.tree.map(lambda x: np.asarray(x).tolist(), measured)
