@@ -1,0 +1,37 @@
+"""The forward pass for files that come without code."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bmrpruner import models
+
+
+def test_layers_go_by_number():
+    rng = np.random.default_rng(0)
+    kernels = [rng.normal(size=(4, 4)) for _ in range(12)]
+    params = {f"dense_{i}": {"kernel": kernel} for i, kernel in enumerate(kernels)}
+    x = rng.normal(size=(5, 4))
+    expected = x
+    for kernel in kernels[:-1]:
+        expected = np.maximum(expected @ kernel, 0)
+    np.testing.assert_allclose(models.mlp(params, x), expected @ kernels[-1], rtol=1e-3)
+
+
+def test_biases_of_any_name():
+    params = {"a": {"w": jnp.eye(2), "b": jnp.ones(2)}, "b": {"w": jnp.eye(2), "b": -jnp.ones(2)}}
+    assert jax.jit(models.mlp)(params, jnp.ones((1, 2))).tolist() == [[1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        ({"conv": {"kernel": jnp.ones((3, 3, 1, 8))}}, "conv/kernel: a multilayer perceptron"),
+        ({"a": {"kernel": jnp.ones((2, 2)), "other": jnp.ones((2, 2))}}, "a/other"),
+        ({"a": {"bias": jnp.ones(2)}}, "found none"),
+    ],
+)
+def test_other_networks_are_refused(params, message):
+    with pytest.raises(ValueError, match=message):
+        models.mlp(params, jnp.ones((1, 2)))
