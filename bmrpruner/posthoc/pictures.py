@@ -60,7 +60,7 @@ def draw_histograms(
         decibels = _decibels(_values(posterior.snr, seen))
         kept = {k: _decibels(_values(v.snr, seen)) for k, v in pruned.items()}
         _draw_histogram(axes.flat[1], decibels, kept)
-        axes.flat[1].set(xlabel="signal-to-noise ratio (dB)", ylabel="count")
+        axes.flat[1].set(xlabel="signal-to-noise ratio (dB)", yscale="log", ylabel="count")
     axes.flat[0].legend(fontsize="small")
     return figure
 

@@ -84,10 +84,10 @@ def make_page(found: Results, pictures: dict[str, bytes]) -> str:
 <body>
 <h1>How far can it be pruned?</h1>
 <p class="note">bmrpruner {html.escape(found.version)}: {html.escape(settings)}</p>
+{figures}
 <h2>At the mean</h2>
 {_table(found, "mean")}
 {_averaged(found)}
-{figures}
 </body>
 </html>
 """
