@@ -112,6 +112,7 @@ __all__ = [
     "noisy_value_and_grad",
     "optimizers",
     "posteriors",
+    "posthoc",
     "projects",
     "register_algorithm",
     "sample_posterior",

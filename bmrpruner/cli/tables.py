@@ -62,6 +62,9 @@ def inspection(found: dict[str, Any]) -> list[Any]:
         tables.append(shares)
         tables.append(f"Prior precision {found['prior_precision'] or 'by leaf'}.")
     tables.append(f"{found['weights']:,} weights, {found['nonzeros']:,} of them not zero.")
+    worst = max(found["rhat"].values(), default=1.0)
+    if worst > 1.05:
+        tables.append(f"The chains have not converged: R-hat reaches {worst:.2f} (1 is good).")
     if "algorithm" in found["info"]:
         tables.append(f"Pruned by {found['info']['algorithm']}, {found['info']['settings']}.")
     return tables

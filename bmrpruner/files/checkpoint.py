@@ -66,6 +66,12 @@ class Checkpoint:
             return posterior
         return posterior.prune(nest({leaf: self.masks.get(leaf) for leaf in self.leaves}))
 
+    @functools.cached_property
+    def rhat(self) -> dict[str, float]:
+        """The largest split R-hat in each leaf that comes from draws; well above 1.01 is bad."""
+        leaves = [leaf for leaf, roles in self.leaves.items() if "draws" in roles]
+        return {leaf: float(jnp.max(self._from_draws(leaf).rhat)) for leaf in leaves}
+
     def into(self, tree: PyTree) -> PyTree:
         """The parameters in the structure of `tree`: tuples, modules, whatever it is made of.
 
@@ -119,7 +125,7 @@ class Checkpoint:
         roles = self.leaves[leaf]
         if "" in roles or "mean" in roles:
             return self.tensors[roles.get("", roles.get("mean", ""))]
-        return np.asarray(self._from_draws(leaf).mean)
+        return np.asarray(self._from_draws(leaf).posterior.mean)
 
     def _precision(self, leaf: str) -> Any:
         roles = self.leaves[leaf]
@@ -131,16 +137,16 @@ class Checkpoint:
             case "precision":
                 return jnp.asarray(spread)
             case "draws":
-                return self._from_draws(leaf).precision
+                return self._from_draws(leaf).posterior.precision
         mean = jnp.asarray(self._mean(leaf))
         key = "scale" if role == "std" else "rho"
         return posteriors.from_mean_field(mean, **{key: jnp.asarray(spread)}).precision
 
-    def _from_draws(self, leaf: str) -> DiagonalGaussian:
+    def _from_draws(self, leaf: str) -> posteriors.SampledPosterior:
         draws = self.tensors[self.leaves[leaf]["draws"]]
         if "mean" in self.leaves[leaf] and draws.ndim == self._mean(leaf).ndim + 1:
             draws = draws[None]  # a single chain
-        return posteriors.from_samples(jnp.asarray(draws)).posterior
+        return posteriors.from_samples(jnp.asarray(draws))
 
 
 def load(path: Path | str, prior_precision: float | None = None) -> Checkpoint:

@@ -24,7 +24,8 @@ def inspect(checkpoint: Checkpoint) -> dict[str, Any]:
     Returns:
       A dictionary that JSON can hold. `leaves`: name, shape, dtype, zeros and, with a posterior,
       quantiles of SNR and ΔF (of the weights not pruned yet). `evidence`: fraction with ΔF >= 0.
-      `snr`: fraction at or below each threshold. `info`: what the file says about itself.
+      `snr`: fraction at or below each threshold. `rhat`: the largest of each leaf that comes
+      from four draws a chain or more, at most 1e6. `info`: what the file says about itself.
 
     Examples:
       >>> found = inspect(Checkpoint({'w/mean': np.array([1.0, 0.1]), 'w/std': np.full(2, 0.5)}))
@@ -42,6 +43,7 @@ def inspect(checkpoint: Checkpoint) -> dict[str, Any]:
         "evidence": _share([values >= 0 for values in delta_f.values()]),
         "snr": {f"{t:g}": _share([v <= t for v in snr.values()]) for t in SNR_THRESHOLDS},
         "prior_precision": None if posterior is None else _prior_precision(posterior),
+        "rhat": {leaf: min(r, 1e6) for leaf, r in checkpoint.rhat.items() if not np.isnan(r)},
         "info": dict(checkpoint.info),
     }
 

@@ -154,3 +154,24 @@ def test_inspection_counts():
     posterior = DiagonalGaussian(jnp.asarray(mean), jnp.full((2, 2), 4.0))
     assert found["evidence"] == float(jnp.mean(posterior.delta_f() >= 0))
     assert found["leaves"][1]["snr"][2] == pytest.approx(1.3)
+
+
+def test_chains_that_disagree_are_told():
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(4, 100, 3)).astype(np.float32)
+    apart = mixed + 10 * np.arange(4, dtype=np.float32)[:, None, None]
+    found = posthoc.inspect(files.Checkpoint({"a/draws": mixed, "b/draws": apart}))
+    assert found["rhat"]["a"] < 1.1
+    assert found["rhat"]["b"] > 5
+
+
+def test_half_precision_is_pruned_too(tmp_path):
+    rng = np.random.default_rng(0)
+    mean = rng.normal(size=(20, 30)).astype(jnp.bfloat16)
+    files.write_tensors(
+        tmp_path / "x.npz", {"w/mean": mean, "w/std": np.abs(mean) + mean.dtype.type(1)}
+    )
+    posthoc.prune_file(tmp_path / "x.npz", tmp_path / "y.npz", Rule("snr", sparsity=0.9))
+    back = files.load(tmp_path / "y.npz")
+    assert back.tensors["w/mean"].dtype == jnp.bfloat16
+    np.testing.assert_array_equal(back.tensors["w/mean"], np.where(back.masks["w"], mean, 0))
