@@ -169,6 +169,8 @@ def _sparsity_fields(
 ) -> dict[str, Any]:
     """Global algorithms take sparsity, filter and map themselves; the rest a distribution."""
     options = {key: config[key] for key in ("filter_fn", "custom_sparsity_map") if config.get(key)}
+    if "custom_sparsity_map" in options:
+        options["custom_sparsity_map"] = dict(options["custom_sparsity_map"])
     if config.get("sparsity") is None and _is_a(algorithm, algorithms.AdaptiveBMR):
         config = config | {"sparsity": algorithm.sparsity}
     if config.get("sparsity") is None and config.get("threshold") is not None:
