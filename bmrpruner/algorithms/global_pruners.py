@@ -14,7 +14,7 @@ from bmrpruner._checks import check_sparsity
 from bmrpruner._masks import MASK_DTYPE
 from bmrpruner._tree import Key, PyTree, check_params, is_array, keyed_leaves, map_with_key
 from bmrpruner.algorithms.pruners import MagnitudePruning, SaliencyPruning
-from bmrpruner.base_updater import SparseState, raise_not_prunable
+from bmrpruner.base_updater import raise_not_prunable
 from bmrpruner.mask_calculator import keep_count, topk_mask_calculator
 from bmrpruner.sparsity_distributions import (
     NOT_DIM_ONE_FILTER_FN,
@@ -44,21 +44,18 @@ class GlobalPruningMixin:
     use_normalization: bool = True
     sparsity: float | None = 0.0
 
-    def init_state(self, params: PyTree) -> SparseState:
-        """The state before the first step; every eligible leaf starts dense.
+    def get_target_sparsities(self: Any, params: PyTree) -> Any:
+        """One number for the whole network.
 
         Raises:
-          AttributeError: If the sparsity type is not unstructured.
+          AttributeError: If groups are to be ranked: only single weights are comparable.
+          ValueError: If no leaf is eligible.
         """
-        if not isinstance(self.sparsity_type, Unstructured):  # type: ignore[attr-defined]
+        if self.threshold is None and not isinstance(self.sparsity_type, Unstructured):
             raise AttributeError(
                 f"{type(self).__name__} ranks single weights, got sparsity_type="
-                f"{self.sparsity_type}; use a layer-wise algorithm."  # type: ignore[attr-defined]
+                f"{self.sparsity_type}; use a layer-wise algorithm."
             )
-        return super().init_state(params)  # type: ignore[misc]
-
-    def get_target_sparsities(self, params: PyTree) -> Any:
-        """One number for the whole network."""
         eligible = [key for key, leaf in keyed_leaves(params) if self._is_ranked(key, leaf)]
         check_params(params)
         raise_not_prunable(params, bool(eligible))

@@ -104,7 +104,7 @@ def cubic(target, step, start, end, power=3):
 
 def rewire(mask, drop, grow, fraction):
     """Drop the least of what is active, then grow the best of what is not kept."""
-    old = np.asarray(mask).ravel()
+    old = np.asarray(mask, int).ravel()
     drop, grow = np.asarray(drop).ravel(), np.asarray(grow).ravel()
     ones = int(old.sum())
     staying = max(1, int(np.round(np.float32(ones) * np.float32(1 - fraction))))
