@@ -1,220 +1,214 @@
-"""Exact top-k masks of one array or a whole tree, without sorting, concatenating or reshaping it.
+"""Exact top-k masks of one array or of a whole tree, without sorting, concatenating or reshaping.
 
 Scores are read as unsigned integers of the same order (`order_key`), and the k-th largest is found
-by a search over those integers, a few bits a pass: every pass counts how many scores reach each of
-three thresholds, in one read of memory, and stops once a count is exact. Ties at the cut, if there
-are any left, are settled by the same search over the row-major index. All leaves share one loop,
-and what crosses devices is their counts.
+by a search over those integers, two bits a pass: each pass counts in one read of memory how many
+scores reach each of three thresholds, and the search ends as soon as a count is exact. Equal scores
+at the cut, where some are kept and some dropped, are told apart by going on in the same way over
+their positions. All arrays share one loop, and what crosses devices is the counts.
 """
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# Two bits and three thresholds a pass: on a CPU the counting then hides behind the read of memory.
+# Bits found by a pass. With three thresholds a CPU counts while it waits for memory; with more it
+# takes fewer passes but no less time, and with one XLA makes a slower program (see `_count`).
 _BITS = 2
-_MAX_LEAF_SIZE = 2**32 - 2
 
-Values = Callable[[Sequence[jax.Array]], list[jax.Array]]
+# Bits still to find; key of the cut, once it is found; what is found so far, of the key or then of
+# the rank; how many scores reach that.
+_State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 def order_key(scores: jax.Array) -> jax.Array:
-    """Maps scores to unsigned integers that have the same order.
+    """Maps scores to unsigned integers of the same order.
 
-    Works on bits alone, so denormals stay distinct on hardware that flushes them to zero.
+    Works on the bits, so that denormals stay distinct where arithmetic flushes them to zero.
 
     Args:
       scores: Array of any shape; floating, integer or boolean.
 
     Returns:
-      Unsigned integers of the same shape, as wide as the scores (8-bit floats become 16 bits). NaN
-      of either sign is 0, below -inf; -0.0 and +0.0 are equal.
+      Unsigned integers of the same shape, as wide as the scores (16 bits for 8-bit floats). NaN of
+      either sign is 0, below -inf; -0.0 and +0.0 are equal.
+
+    Raises:
+      TypeError: if the scores have no order, such as complex numbers.
 
     Examples:
       >>> order_key(jnp.array([jnp.nan, -jnp.inf, -0.0, 0.0, 1.0], jnp.bfloat16))
       Array([    0,   128, 32768, 32768, 49024], dtype=uint16)
     """
     scores = jnp.asarray(scores)
-    if jnp.issubdtype(scores.dtype, jnp.bool_):
-        return scores.astype(jnp.uint8)
-    if jnp.issubdtype(scores.dtype, jnp.unsignedinteger):
+    kind, width = scores.dtype, 8 * scores.dtype.itemsize
+    if jnp.issubdtype(kind, jnp.unsignedinteger):
         return scores
-    if jnp.issubdtype(scores.dtype, jnp.floating):
-        return _float_key(scores)
-    if jnp.issubdtype(scores.dtype, jnp.signedinteger):
-        dtype = jnp.dtype(f"uint{8 * scores.dtype.itemsize}")
-        return lax.bitcast_convert_type(scores, dtype) ^ _sign_bit(dtype)
-    raise TypeError(f"scores must be real to have an order, found {scores.dtype}")
+    if kind == jnp.bool_:
+        return scores.astype(jnp.uint8)
+    if jnp.issubdtype(kind, jnp.floating):
+        if width == 8:
+            return order_key(scores.astype(jnp.bfloat16))
+    elif not jnp.issubdtype(kind, jnp.signedinteger):
+        raise TypeError(f"scores must be real numbers, found {kind}")
+    unsigned = jnp.dtype(f"uint{width}")
+    bits = lax.bitcast_convert_type(scores, unsigned)
+    sign = jnp.full_like(bits, 1 << (width - 1))
+    if jnp.issubdtype(kind, jnp.signedinteger):
+        return bits ^ sign
+    key = lax.select(bits < sign, bits + sign, -bits)
+    return lax.select(jnp.isnan(scores), jnp.zeros_like(key), key)
 
 
 def top_masks(scores: Sequence[jax.Array], counts: Sequence[int | jax.Array]) -> list[jax.Array]:
     """Masks of the `counts[i]` largest scores of each array on its own.
 
-    Equal scores: the lower row-major index is kept. NaN is dropped first, then -inf.
+    Among equal scores the lower row-major index is kept. NaN is dropped first, then -inf.
 
     Args:
-      scores: Arrays of any shapes and real dtypes, each below 2³² - 1 elements.
-      counts: How many to keep of each array, clipped to [0, size]; integers or integer scalars.
+      scores: Arrays of any shapes and real dtypes. An array of 2³² - 1 elements or more needs
+        64-bit types enabled in JAX.
+      counts: For each array how many to keep, clipped to [0, size]; integers or integer scalars.
 
     Returns:
-      One uint8 mask for each array, of its shape and sharding, with exactly `counts[i]` ones.
+      For each array a uint8 mask of its shape and sharding, with exactly `counts[i]` ones.
 
     Examples:
-      >>> top_masks([jnp.array([1.0, 3.0, 2.0]), jnp.zeros((2, 2))], [1, 3])
-      [Array([0, 1, 0], dtype=uint8), Array([[1, 1],
-             [1, 0]], dtype=uint8)]
+      >>> masks = top_masks([jnp.array([1.0, 3.0, 2.0]), jnp.zeros((2, 2))], [1, 3])
+      >>> [mask.tolist() for mask in masks]
+      [[0, 1, 0], [[1, 1], [1, 0]]]
     """
-    arrays = [jnp.asarray(score) for score in scores]
-    wanted = [_wanted(count, x.size) for count, x in zip(counts, arrays, strict=True)]
-    return _top_masks(arrays, wanted, joint=False)
+    arrays = [jnp.asarray(x) for x in scores]
+    if len(counts) != len(arrays):
+        raise ValueError(f"each array needs a count, found {len(counts)} for {len(arrays)} arrays")
+    return _top_masks(arrays, [_unsigned(count) for count in counts], joint=False)
 
 
 def top_masks_jointly(scores: Sequence[jax.Array], count: int | jax.Array) -> list[jax.Array]:
     """Masks of the `count` largest scores of all arrays together: one global ranking.
 
-    Equal scores: the earlier array is kept, and within it the lower row-major index. NaN is dropped
-    first, then -inf.
+    Among equal scores the earlier array is kept, and within an array the lower row-major index.
+    NaN is dropped first, then -inf.
 
     Args:
-      scores: Arrays of any shapes, each below 2³² - 1 elements; all floating, or all of one dtype.
-      count: How many to keep, clipped to [0, total size]; an integer or an integer scalar. Without
-        64-bit types in JAX it must be below 2³², while the total size may be larger.
+      scores: Arrays of any shapes; all floating, or all of one dtype. A total of 2³² - 1 elements
+        or more needs 64-bit types enabled in JAX. (Beside a float64 array, denormals of float32
+        may rank as zeros: the conversion flushes them.)
+      count: How many to keep, clipped to [0, total size]; an integer or an integer scalar.
 
     Returns:
-      One uint8 mask for each array, of its shape and sharding, with `count` ones altogether.
+      For each array a uint8 mask of its shape and sharding; with exactly `count` ones altogether.
 
     Examples:
-      >>> top_masks_jointly([jnp.array([1.0, 5.0, 2.0]), jnp.array([4.0, 3.0])], 3)
-      [Array([0, 1, 0], dtype=uint8), Array([1, 1], dtype=uint8)]
+      >>> masks = top_masks_jointly([jnp.array([1.0, 5.0, 2.0]), jnp.array([4.0, 3.0])], 3)
+      >>> [mask.tolist() for mask in masks]
+      [[0, 1, 0], [1, 1]]
     """
-    arrays = [jnp.asarray(score) for score in scores]
-    wanted = _wanted(count, sum(x.size for x in arrays))
-    return _top_masks(arrays, [wanted] * len(arrays), joint=True)
+    arrays = [jnp.asarray(x) for x in scores]
+    return _top_masks(arrays, [_unsigned(count)], joint=True)
 
 
 def top_mask(scores: jax.Array, count: int | jax.Array) -> jax.Array:
     """Mask of the `count` largest scores of one array; see `top_masks`.
 
     Examples:
-      >>> top_mask(jnp.array([[1.0, jnp.nan], [3.0, 1.0]]), 2)
-      Array([[1, 0],
-             [1, 0]], dtype=uint8)
+      >>> top_mask(jnp.array([[1.0, jnp.nan], [3.0, 1.0]]), 2).tolist()
+      [[1, 0], [1, 0]]
     """
     return top_masks([scores], [count])[0]
 
 
-def _sign_bit(dtype: np.dtype) -> np.ndarray:
-    return np.array(1 << (8 * dtype.itemsize - 1), dtype)
-
-
-def _float_key(scores: jax.Array) -> jax.Array:
-    if scores.dtype.itemsize == 1:
-        scores = scores.astype(jnp.bfloat16)  # exact; the 8-bit formats differ in their NaN
-    dtype = jnp.dtype(f"uint{8 * scores.dtype.itemsize}")
-    sign = _sign_bit(dtype)
-    infinity = np.array(np.inf, scores.dtype).view(dtype)
-    bits = lax.bitcast_convert_type(scores, dtype)
-    magnitude = bits & (sign - 1)
-    key = jnp.where(bits < sign, sign + magnitude, sign - magnitude)
-    return jnp.where(magnitude > infinity, dtype.type(0), key)
-
-
-def _wanted(count: int | jax.Array, size: int) -> jax.Array:
-    """Clips a count to [0, size], as the widest unsigned scalar that JAX has enabled."""
-    dtype = jax.dtypes.canonicalize_dtype(jnp.uint64)
+def _unsigned(count: int | jax.Array) -> np.ndarray | jax.Array:
+    """A count as a scalar of the widest unsigned type enabled, with nothing below zero."""
+    widest = jax.dtypes.canonicalize_dtype(np.uint64)
     if isinstance(count, int | np.integer):
-        count = min(max(int(count), 0), size)
-        if count > jnp.iinfo(dtype).max:
-            raise ValueError(f"a count of {count} needs jax_enable_x64")
-        return jnp.asarray(count, dtype)
-    count = jnp.asarray(count)
-    if not jnp.issubdtype(count.dtype, jnp.integer):
-        raise TypeError(f"a count must be an integer, found {count.dtype}")
-    limit = min(size, jnp.iinfo(dtype).max)
-    return jnp.minimum(jnp.maximum(count, 0).astype(dtype), np.array(limit, dtype))
+        return np.array(min(max(int(count), 0), jnp.iinfo(widest).max), widest)
+    if not jnp.issubdtype(jnp.result_type(count), jnp.integer):
+        raise TypeError(f"a count must be an integer, found {jnp.result_type(count)}")
+    return jnp.maximum(count, 0).astype(widest)
 
 
 @functools.partial(jax.jit, static_argnames="joint")
-def _top_masks(scores: list[jax.Array], wanted: list[jax.Array], joint: bool) -> list[jax.Array]:
-    masks = [jnp.zeros_like(x, jnp.uint8) for x in scores]
-    filled = [i for i, x in enumerate(scores) if x.size]
-    if filled:
-        arrays = [lax.stop_gradient(scores[i]) for i in filled]
-        rows = filled[:1] if joint else filled
-        found = _filled_masks(arrays, jnp.stack([wanted[i] for i in rows]), joint)
-        for i, mask in zip(filled, found, strict=True):
-            masks[i] = mask
-    return masks
+def _top_masks(scores: list[jax.Array], counts: list[jax.Array], joint: bool) -> list[jax.Array]:
+    arrays = [lax.stop_gradient(x) for x in scores if x.size]
+    if not arrays:
+        return [jnp.zeros(x.shape, jnp.uint8) for x in scores]
+    if not joint:
+        counts = [count for x, count in zip(scores, counts, strict=True) if x.size]
+    masks = iter(_search(arrays, jnp.stack(counts), joint))
+    return [next(masks) if x.size else jnp.zeros(x.shape, jnp.uint8) for x in scores]
 
 
-def _filled_masks(scores: list[jax.Array], wanted: jax.Array, joint: bool) -> list[jax.Array]:
-    """Searches the thresholds, one for all arrays or one for each, then compares with them."""
+def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax.Array]:
+    """Searches the cut between kept and dropped scores, one for all arrays or one for each.
+
+    First comes the key of the last kept score; if that leaves a choice among equal keys, then the
+    rank of the last one kept of them. Ranks fall along an array, and from array to array.
+    """
     sizes = [x.size for x in scores]
-    tops = [sum(sizes[i:]) for i in range(len(sizes))] if joint else sizes
-    common = _common_dtype(scores) if joint else None
-    width = max(jax.eval_shape(order_key, x).dtype.itemsize for x in scores)
-    dtype = _word(width, max(tops))
-    key_bits = 8 * width
-    rank_bits = -(-(max(tops) + 1).bit_length() // _BITS) * _BITS
-    top = jnp.array(tops, dtype)
-    wanted = wanted.astype(dtype)
-    largest = np.array(jnp.iinfo(dtype).max, dtype)
+    ranks = [sum(sizes[i:]) for i in range(len(sizes))] if joint else sizes
+    kinds = [_common_dtype(scores)] * len(scores) if joint else [x.dtype for x in scores]
+    width = max(_key_width(kind) for kind in kinds)
+    word = _word(width, max(ranks))
+    rank_bits = -(-(max(ranks) + 1).bit_length() // _BITS) * _BITS
+    first = np.array(ranks, word)
+    totals = first[: len(counts)]
+    wanted = jnp.minimum(counts, totals).astype(word)
+    tags = [np.array([i, ~i]).astype(np.uint32) for i in range(len(scores))]
 
-    def pool(counts):
-        return counts.sum(0, keepdims=True, dtype=dtype) if joint else counts
+    def on_each(function: Callable, ranking: jax.Array, *columns: jax.Array) -> list[jax.Array]:
+        rows = [jnp.broadcast_to(c, (len(scores),)) for c in (first, word.type(0), *columns)]
+        table = jnp.stack(rows, axis=1)
+        # Hidden from the compiler: what does not depend on the pass, which it would compute once
+        # and store; and the numbers of the arrays, so that equal shapes share compiled code.
+        hidden = lax.optimization_barrier((tags, scores, ranking, table))
+        return [function(k, t, x, *hidden[2:]) for k, t, x in zip(kinds, *hidden[:2], strict=True)]
 
-    def value_of(x, tag, cut, ranking):
-        key = order_key(x.astype(common or x.dtype)).astype(dtype)
-        index = tag[2].astype(dtype)
-        for axis, length in enumerate(x.shape):
-            index = index * np.array(length, dtype) + lax.broadcasted_iota(dtype, x.shape, axis)
-        rank = _at(top, tag[0]) - index
-        cut = _at(cut, tag[1])
-        return jnp.where(
-            ranking, jnp.where(key > cut, largest, jnp.where(key == cut, rank, 0)), key
-        )
-
-    @jax.jit
-    def count_of(x, tag, cut, low, step, ranking):
-        value = value_of(x, tag, cut, ranking)
-        return _count(value, [_at(low, tag[1]) + step * np.array(j, dtype) for j in range(1, 1 << _BITS)])
-
-    @jax.jit
-    def mask_of(x, tag, cut, low, ranking):
-        return (value_of(x, tag, cut, ranking) >= _at(low, tag[1])).astype(jnp.uint8)
-
-    def unfinished(state):
+    def unfinished(state: _State) -> jax.Array:
         shift, _, _, reached = state
         return (shift >= 0) & jnp.any(reached != wanted)
 
-    def refine(state):
+    def refine(state: _State) -> _State:
         shift, cut, low, reached = state
-        turn = shift == rank_bits - _BITS
-        ranking = shift < rank_bits
-        cut, low = jnp.where(turn, low, cut), jnp.where(turn, 0, low)
-        step = lax.shift_left(dtype.type(1), (shift % rank_bits if False else jnp.where(ranking, shift, shift - rank_bits)).astype(dtype))
-        tied, hidden, cut, low = lax.optimization_barrier((scores, tags, cut, low))
-        count = pool(jnp.stack([count_of(x, tag, cut, low, step, ranking) for x, tag in zip(tied, hidden)]))
-        enough = count >= wanted[:, None]
-        low += step * enough.sum(1, dtype=dtype)
-        reached = jnp.where(enough, count, reached[:, None]).min(1)
+        ranking, turning = shift < rank_bits, shift == rank_bits - _BITS
+        cut, low = jnp.where(turning, low, cut), jnp.where(turning, 0, low)
+        step = word.type(1) << jnp.where(ranking, shift, shift - rank_bits).astype(word)
+        trials = [low + step * word.type(i) for i in range(1, 1 << _BITS)]
+        found = jnp.stack(on_each(_count, ranking, cut, *trials))
+        found = found.sum(0, keepdims=True, dtype=word) if joint else found
+        enough = found >= wanted[:, None]
+        low += step * enough.sum(1, dtype=word)
+        reached = jnp.where(enough, found, reached[:, None]).min(1)
         return shift - _BITS, cut, low, reached
 
-    tags = [np.array([i, 0 if joint else i, 0], np.uint32) for i in range(len(scores))]
-    low = jnp.zeros(len(wanted), dtype)
-    state = jnp.int32(key_bits + rank_bits - _BITS), low, low, pool(jnp.array(sizes, dtype))
+    # Inside of `shard_map` the state varies over the devices, as the scores do.
+    zero = functools.reduce(lax.add, [lax.full_like(x, 0, word, ()) for x in scores])
+    shift = 8 * width + rank_bits - _BITS + zero.astype(jnp.int32)
+    state = shift, zero * totals, zero * totals, zero + totals
     shift, cut, low, _ = lax.while_loop(unfinished, refine, state)
     ranking = shift < rank_bits - _BITS
-    low = jnp.maximum(low, ranking.astype(dtype))
-    return [mask_of(x, tag, cut, low, ranking) for x, tag in zip(scores, lax.optimization_barrier(tags))]
+    return on_each(_keep, ranking, cut, jnp.maximum(low, ranking.astype(word)))
+
+
+def _key_width(kind: np.dtype) -> int:
+    return jax.eval_shape(order_key, jax.ShapeDtypeStruct((), kind)).dtype.itemsize
+
+
+def _common_dtype(scores: Sequence[jax.Array]) -> np.dtype:
+    kinds = {x.dtype for x in scores}
+    if len(kinds) > 1 and not all(jnp.issubdtype(kind, jnp.floating) for kind in kinds):
+        raise TypeError(
+            f"one ranking needs floats or a single dtype, found {sorted(map(str, kinds))}"
+        )
+    return jnp.result_type(*kinds)
 
 
 def _word(width: int, size: int) -> np.dtype:
-    """The unsigned type that holds keys of that many bytes and counts up to that size."""
+    """The unsigned type of keys of so many bytes that can also count to `size`."""
     if width < 8 and size < 2**32 - 1:
         return np.dtype(np.uint32)
     if jax.dtypes.canonicalize_dtype(np.uint64).itemsize < 8:
@@ -222,26 +216,43 @@ def _word(width: int, size: int) -> np.dtype:
     return np.dtype(np.uint64)
 
 
-def _common_dtype(scores: Sequence[jax.Array]) -> np.dtype:
-    dtypes = {x.dtype for x in scores}
-    if len(dtypes) > 1 and not all(jnp.issubdtype(d, jnp.floating) for d in dtypes):
-        names = sorted(map(str, dtypes))
-        raise TypeError(f"a joint ranking needs floats, or one dtype; found {names}")
-    return jnp.result_type(*dtypes)
+def _values(
+    kind: np.dtype, tag: jax.Array, scores: jax.Array, ranking: jax.Array, table: jax.Array
+) -> list[jax.Array]:
+    """What a pass compares of an array, and the thresholds to compare it with.
+
+    These are its keys; or, when ranking, a value above all for keys above the cut, the rank for
+    keys at the cut, and 0 for those below.
+    """
+    row = lax.dynamic_index_in_dim(table, tag[0], keepdims=False)
+    first, origin, cut, *thresholds = (row[i] for i in range(len(row)))
+    key = order_key(scores.astype(kind)).astype(table.dtype)
+    index = lax.full_like(key, origin)
+    for axis, length in enumerate(scores.shape):
+        if length > 1:
+            position = lax.broadcasted_iota(table.dtype, scores.shape, axis)
+            index = index * table.dtype.type(length) + position
+    above = -(key > cut).astype(table.dtype)
+    rank = lax.select(key == cut, first - index, above)
+    return [lax.select(ranking, rank, key), *thresholds]
 
 
-def _at(values, i):
-    return lax.dynamic_index_in_dim(values, i, keepdims=False)
-
-
-def _count(values: jax.Array, thresholds: Sequence[jax.Array]) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=0)
+def _count(*leaf: Any) -> jax.Array:
     """Counts the values that reach each threshold, in one read."""
+    values, *thresholds = _values(*leaf)
     reached = [values >= threshold for threshold in thresholds]
+    # On a CPU one reduction of several operands is one vectorised loop, while a plain sum is cut up
+    # and first stores what it sums. On a mesh, though, XLA gathers the former's partial results.
     if jax.device_count() > 1:
         return jnp.stack([jnp.sum(r, dtype=values.dtype) for r in reached])
-    # One reduction of several operands is one vectorised loop on a CPU, where separate sums are not
-    # fused with what they sum. On a mesh, XLA would gather its partial results.
     zeros = (values.dtype.type(0),) * len(reached)
     operands = tuple(r.astype(values.dtype) for r in reached)
     counts = lax.reduce(operands, zeros, lambda a, b: tuple(map(lax.add, a, b)), range(values.ndim))
     return jnp.stack(counts)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _keep(*leaf: Any) -> jax.Array:
+    values, threshold = _values(*leaf)
+    return (values >= threshold).astype(jnp.uint8)

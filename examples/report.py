@@ -62,7 +62,7 @@ def progress_bar() -> rich.progress.Progress:
 def write_report(out: Path, dataset: str, runs: list[Run]) -> None:
     """Print the table, write results.json and the pictures, and say where."""
     console = rich.console.Console()
-    console.width = max(console.width, 100)
+    console.width = max(console.width, 104)
     console.print(make_table(dataset, runs))
     out.mkdir(parents=True, exist_ok=True)
     results = {"dataset": dataset, "runs": [dataclasses.asdict(run) for run in runs]}

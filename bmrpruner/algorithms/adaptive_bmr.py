@@ -85,9 +85,10 @@ class AdaptiveBMR(BMRPruning):
 
     def init_state(self, params: PyTree) -> AdaptiveState:
         """The state before the first step, with an empty record."""
-        counts = jnp.zeros(self.max_rounds, jnp.int32)
-        nats = jnp.zeros(self.max_rounds, jnp.float32)
-        rounds = Rounds(jnp.zeros([], jnp.int32), nats, counts, counts, nats)
+        # Each its own buffer: one that is donated twice is an error.
+        log_odds, nats = (jnp.zeros(self.max_rounds, jnp.float32) for _ in range(2))
+        qualified, pruned = (jnp.zeros(self.max_rounds, jnp.int32) for _ in range(2))
+        rounds = Rounds(jnp.zeros([], jnp.int32), log_odds, qualified, pruned, nats)
         return AdaptiveState(*super().init_state(params), rounds)
 
     def update_state(self, sparse_state: Any, params: PyTree, grads: PyTree, **kwargs: Any) -> Any:
