@@ -85,7 +85,7 @@ def test_spoiled_files_are_named(tmp_path, name, spoil):
     write_dataset(tmp_path)
     path = tmp_path / name
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(ValueError, match="idx|--data"):
+    with pytest.raises(ValueError, match=r"idx|--data"):
         data.load(tmp_path)
 
 
