@@ -6,19 +6,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-PyTree = Any
-
-
-def is_none(x: Any) -> bool:
-    """Whether `x` is None, for `is_leaf=`: None means absent and is a leaf to us."""
-    return x is None
-
-
-def is_array(x: Any) -> bool:
-    """Whether `x` is an array, traced ones included."""
-    return isinstance(x, jax.Array | np.ndarray | np.generic)
+from bmrpruner._tree import PyTree, is_array, is_none
 
 
 def is_concrete(x: Any) -> bool:

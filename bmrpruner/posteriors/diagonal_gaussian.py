@@ -10,15 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from bmrpruner import evidence
-from bmrpruner.posteriors._leaves import (
-    PyTree,
-    align,
-    check_like,
-    flatten,
-    is_array,
-    is_none,
-    widen,
-)
+from bmrpruner._tree import PyTree, is_array, is_none
+from bmrpruner.posteriors._leaves import align, check_like, flatten, widen
 
 
 class _Weights(NamedTuple):

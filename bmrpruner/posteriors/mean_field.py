@@ -8,15 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmrpruner.posteriors._leaves import (
-    PyTree,
-    align,
-    check_like,
-    flatten,
-    is_array,
-    is_concrete,
-    widen,
-)
+from bmrpruner._tree import PyTree, is_array
+from bmrpruner.posteriors._leaves import align, check_like, flatten, is_concrete, widen
 from bmrpruner.posteriors.diagonal_gaussian import DiagonalGaussian
 
 

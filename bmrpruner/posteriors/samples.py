@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bmrpruner.posteriors._leaves import PyTree, flatten, is_array, widen
+from bmrpruner._tree import PyTree, is_array
+from bmrpruner.posteriors._leaves import flatten, widen
 from bmrpruner.posteriors.diagonal_gaussian import DiagonalGaussian
 
 
