@@ -153,6 +153,9 @@ class SET(StaticRandomSparse):
 class RigL(SET):
     """Rigging the lottery: drop the smallest connections, grow those of largest gradient.
 
+    The gradients must be those of the dense network at the sparse weights. `noisy_value_and_grad`
+    gives none where a weight is pruned; take SET with it, or plain gradients.
+
     Example:
       >>> pruner = RigL(sparsity=0.5, drop_fraction_fn=lambda step: 0.5)
       >>> params, grads = jnp.ones((1, 4)), jnp.array([[4., 3., 2., 1.]])
