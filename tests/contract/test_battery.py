@@ -13,10 +13,11 @@ import pytest
 import bmrpruner
 from bmrpruner import posteriors
 from bmrpruner._tree import arrays, is_array, map_leaves
-from bmrpruner.sparsity_types import Block, Channel, NByM
 from tests.conftest import TREES, dict_params
 
-NAMES = bmrpruner.all_algorithm_names()
+# A class that has two names runs under the first.
+NAMES = {algorithm: name for name, algorithm in reversed(bmrpruner.ALGORITHM_REGISTRY.items())}
+NAMES = tuple(reversed(NAMES.values()))
 STEPS = 8
 
 
@@ -248,41 +249,3 @@ def test_instant_sparsify_takes_whole_models(name, tree):
         [x for x in jax.tree.leaves(pruned) if is_array(x)],
         [x for x in jax.tree.leaves(expected) if is_array(x)],
     )
-
-
-@pytest.mark.parametrize("sparsity_type", [NByM(1, 4), Block((2, 2)), Channel(-1)], ids=str)
-@pytest.mark.parametrize("name", NAMES)
-def test_sparsity_types(name, sparsity_type):
-    """Groups are pruned whole, N:M keeps N of M; where a type makes no sense, that is an error."""
-    params = dict_params()
-    if not facts(name).prunes_at_once:
-        return
-    unstructured_only = "global" in name
-    no_groups = name == "adaptive_bmr" and isinstance(sparsity_type, NByM)
-    only_n_of_m = name == "iterative_nm" and not isinstance(sparsity_type, NByM)
-    if unstructured_only or no_groups or only_n_of_m:
-        pruner = functools.partial(prune_at_once, name, params, sparsity_type=sparsity_type)
-        if unstructured_only:
-            with pytest.raises(AttributeError, match="sparsity_type"):
-                make(name, sparsity_type=sparsity_type).init_state(params)
-        else:
-            with pytest.raises(ValueError, match=r"NByM|N:M"):
-                pruner()
-        return
-    _, masks = prune_at_once(name, params, sparsity_type=sparsity_type)
-    _, packed = prune_at_once(name, params, sparsity_type=sparsity_type, use_packed_masks=True)
-    for mask, bits in zip(masks_of(masks), masks_of(packed), strict=True):
-        np.testing.assert_array_equal(bits, np.packbits(mask))
-        assert np.all(whole_groups(mask, sparsity_type))
-
-
-def whole_groups(mask, sparsity_type):
-    """Whether each group is as its type promises."""
-    rows, columns = mask.shape
-    match sparsity_type:
-        case NByM(n, m):
-            return mask.reshape(rows, columns // m, m).sum(-1) == n
-        case Block():
-            return np.isin(mask.reshape(rows // 2, 2, columns // 2, 2).sum((1, 3)), (0, 4))
-        case Channel():
-            return np.isin(mask.sum(0), (0, rows))
