@@ -37,6 +37,7 @@ from bmrpruner.algorithms import (
     SaliencyPruning,
     SNRPruning,
     StaticRandomSparse,
+    SteBMRPruning,
     SteMagnitudePruning,
     SteRandomPruning,
     UncertaintyMagnitudePruning,
@@ -55,7 +56,7 @@ from bmrpruner.optimizers import (
     sample_posterior,
     scale_by_ivon,
 )
-from bmrpruner.posteriors import DiagonalGaussian
+from bmrpruner.posteriors import DiagonalGaussian, predict
 from bmrpruner.sparsity_schedules import (
     NoUpdateSchedule,
     OneShotSchedule,
@@ -93,6 +94,7 @@ __all__ = [
     "SparseState",
     "SparsityType",
     "StaticRandomSparse",
+    "SteBMRPruning",
     "SteMagnitudePruning",
     "SteRandomPruning",
     "UncertaintyMagnitudePruning",
@@ -113,6 +115,7 @@ __all__ = [
     "optimizers",
     "posteriors",
     "posthoc",
+    "predict",
     "projects",
     "register_algorithm",
     "sample_posterior",

@@ -27,6 +27,7 @@ ALGORITHM_REGISTRY: dict[str, type[base_updater.BaseUpdater]] = {
     "saliency": algorithms.SaliencyPruning,
     "magnitude_ste": algorithms.SteMagnitudePruning,
     "random_ste": algorithms.SteRandomPruning,
+    "bmr_ste": algorithms.SteBMRPruning,
     "global_magnitude": algorithms.GlobalMagnitudePruning,
     "global_saliency": algorithms.GlobalSaliencyPruning,
     "static_sparse": algorithms.StaticRandomSparse,

@@ -27,7 +27,12 @@ from bmrpruner.algorithms.sparse_trainers import (
     StaticRandomSparse,
     restart_inner_state,
 )
-from bmrpruner.algorithms.ste import SteMagnitudePruning, SteMixin, SteRandomPruning
+from bmrpruner.algorithms.ste import (
+    SteBMRPruning,
+    SteMagnitudePruning,
+    SteMixin,
+    SteRandomPruning,
+)
 
 BayesianGlobalPruning = GlobalBMRPruning
 AdaptiveBMRPruning = AdaptiveBMR  # these two: names of an earlier package, its spelling included
@@ -55,6 +60,7 @@ __all__ = [
     "SNRPruning",
     "SaliencyPruning",
     "StaticRandomSparse",
+    "SteBMRPruning",
     "SteMagnitudePruning",
     "SteMixin",
     "SteRandomPruning",

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from bmrpruner._tree import PyTree, map_leaves
+from bmrpruner.algorithms.bmr_pruners import BMRPruning
 from bmrpruner.algorithms.pruners import MagnitudePruning, RandomPruning
 from bmrpruner.base_updater import SparseState
 
@@ -65,4 +66,22 @@ class SteRandomPruning(SteMixin, RandomPruning):
       >>> pruner, params = SteRandomPruning(sparsity=0.75, rng_seed=1), jnp.ones((2, 4))
       >>> float(pruner.pre_forward_update(params, pruner.init_state(params)).sum())
       2.0
+    """
+
+
+@dataclasses.dataclass(eq=False)
+class SteBMRPruning(SteMixin, BMRPruning):
+    """Use the weights that carry most evidence in the forward pass, and train all of them.
+
+    With IVON, take the gradients around the masked weights:
+    `noisy_value_and_grad(loss_fn, state, pruner.pre_forward_update(params, state), key)`. The noise
+    stays on every weight: it is what tells whether one that is not used should come back.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bmrpruner.optimizers import ivon
+      >>> pruner, params = SteBMRPruning(sparsity=0.5), jnp.array([[1., -3.], [2., 0.5]])
+      >>> state = pruner.wrap_optax(ivon(0.1, ess=100)).init(params)
+      >>> pruner.pre_forward_update(params, state).tolist()
+      [[0.0, -3.0], [2.0, 0.0]]
     """

@@ -3,6 +3,7 @@
 from bmrpruner.posteriors.diagonal_gaussian import DiagonalGaussian
 from bmrpruner.posteriors.mean_field import from_mean_field
 from bmrpruner.posteriors.opt_state import from_opt_state
+from bmrpruner.posteriors.predict import predict
 from bmrpruner.posteriors.samples import SampledPosterior, from_samples
 
 __all__ = [
@@ -11,4 +12,5 @@ __all__ = [
     "from_mean_field",
     "from_opt_state",
     "from_samples",
+    "predict",
 ]

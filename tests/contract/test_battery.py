@@ -35,6 +35,7 @@ FACTS = {
     "no_prune": Facts(stores_masks=False, prunes_at_once=False),
     "magnitude_ste": Facts(stores_masks=False),
     "random_ste": Facts(stores_masks=False),
+    "bmr_ste": Facts(stores_masks=False),
     "static_sparse": Facts(prunes_at_once=False),
     "set": Facts(prunes_at_once=False),
     "rigl": Facts(prunes_at_once=False),
@@ -180,6 +181,15 @@ def test_step_by_step_equals_scan_and_compiles_once(name):
         params, state = jitted(params, state, key)
     assert len(traced) == 1
     chex.assert_trees_all_close((params, state), trained(name, "masked"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_vmap_keeps_structure_shapes_and_dtypes(name):
+    tx = make(name, use_packed_masks=True).wrap_optax(make_inner(name), mask_updates=True)
+    params = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), dict_params())
+    carry = (params, jax.eval_shape(jax.vmap(tx.init), params))
+    out = jax.eval_shape(jax.vmap(lambda *carry: scan(name, tx, carry)), *carry)
+    chex.assert_trees_all_equal_shapes_and_dtypes(out, carry)
 
 
 @pytest.mark.parametrize("name", FEW)
