@@ -150,10 +150,10 @@ class BaseUpdater:
         return map_leaves(mask, sparsities, scores)
 
     def get_initial_masks(self, params: PyTree, target_sparsities: PyTree) -> PyTree:
-        """Masks of ones; None where the target is None."""
+        """Masks of ones, sharded as the parameters; None where the target is None."""
 
         def ones(param: Any, target: Any) -> Any:
-            return None if target is None else jnp.ones(jnp.shape(param), MASK_DTYPE)
+            return None if target is None else jnp.ones_like(param, MASK_DTYPE)
 
         return map_leaves(ones, params, target_sparsities)
 

@@ -66,7 +66,7 @@ class GlobalPruningMixin:
         """Ones for every leaf that is ranked, None for the rest."""
 
         def ones(key: Key, param: Any) -> Any:
-            return jnp.ones(param.shape, MASK_DTYPE) if self._is_ranked(key, param) else None
+            return jnp.ones_like(param, MASK_DTYPE) if self._is_ranked(key, param) else None
 
         return map_with_key(ones, params)
 
@@ -103,7 +103,8 @@ class GlobalPruningMixin:
         if not self.use_normalization:
             return score
         finite = jnp.where(jnp.isfinite(score), score, 0)
-        return score / (jnp.linalg.norm(finite.ravel()) + self.normalization_eps)
+        norm = jnp.sqrt(jnp.sum(finite**2))  # jnp.linalg.norm would reshape a sharded score
+        return score / (norm + self.normalization_eps)
 
     def _rank(self, scores: list[jax.Array], sparsity: Any) -> list[jax.Array]:
         topk_fn = self.topk_fn  # type: ignore[attr-defined]

@@ -107,9 +107,12 @@ def scale_by_ivon(
         )
         refresh = (state.hess_count > 0) & (state.count % state.hess_every == 0)
         step = jnp.where(refresh, _complement_at(b2, state.count), 0.0)
-        estimates = jnp.maximum(state.hess_count, 1)
+        # Reciprocals once: the compiler turns divisions by a scalar into products in some programs
+        # and not in others, and then one device and a mesh differ in the last bit.
+        per_estimate = 1 / jnp.maximum(state.hess_count, 1)
+        correction = 1 / (1 - b1_power)
         hess = jax.tree.map(
-            lambda h, total: _updated_hess(h, total / estimates, wd, step),
+            lambda h, total: _updated_hess(h, total * per_estimate, wd, step),
             state.hess,
             state.hess_sum,
         )
@@ -118,7 +121,7 @@ def scale_by_ivon(
         def direction(g: Any, m: Any, h: Any, param: Any) -> Any:
             if g is None:
                 return None
-            u = (m / (1 - b1_power) + wd * param) / (h + wd)
+            u = (m * correction + wd * param) / (h + wd)
             return (u if radius is None else jnp.clip(u, -radius, radius)).astype(g.dtype)
 
         new_updates = map_leaves(direction, updates, momentum, hess, params)
@@ -189,18 +192,21 @@ def ivon(
       Shen et al. 2024, Variational learning is effective for large deep networks,
       https://arxiv.org/abs/2402.17641
     """
-    parts = [scale_by_ivon(ess, hess_init, clip_radius, b1, b2, weight_decay, hess_every, m_dtype)]
     if rescale_lr:
-        parts.append(_scale_by_initial_precision(hess_init, weight_decay))
-    return optax.chain(*parts, optax.scale_by_learning_rate(learning_rate))
+        learning_rate = _rescaled(learning_rate, hess_init, weight_decay)
+    return optax.chain(
+        scale_by_ivon(ess, hess_init, clip_radius, b1, b2, weight_decay, hess_every, m_dtype),
+        optax.scale_by_learning_rate(learning_rate),
+    )
 
 
-def _scale_by_initial_precision(
-    hess_init: float, weight_decay: optax.ScalarOrSchedule
-) -> optax.GradientTransformation:
-    if callable(weight_decay):
-        return optax.scale_by_schedule(lambda count: hess_init + weight_decay(count))
-    return optax.scale(hess_init + weight_decay)
+def _rescaled(
+    learning_rate: optax.ScalarOrSchedule, hess_init: float, weight_decay: optax.ScalarOrSchedule
+) -> optax.ScalarOrSchedule:
+    """The learning rate times the initial precision, one factor: two may be rounded either way."""
+    if callable(learning_rate) or callable(weight_decay):
+        return lambda count: _at(learning_rate, count) * (hess_init + _at(weight_decay, count))
+    return learning_rate * (hess_init + weight_decay)
 
 
 def _updated_hess(h: jax.Array, estimate: jax.Array, wd: jax.Array, step: jax.Array) -> jax.Array:
