@@ -126,7 +126,7 @@ def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> 
     fields |= _sparsity_fields(name, algorithm, config, _DISTRIBUTIONS[dist_type])
     if config.get("sparsity_type") not in (None, ""):
         fields["sparsity_type"] = _sparsity_type(config["sparsity_type"])
-    if _is_field(algorithm, "drop_fraction_fn") and "drop_fraction_fn" not in fields:
+    if "drop_fraction_fn" not in fields and _takes_drop_fraction(name, algorithm, config):
         fields["drop_fraction_fn"] = _drop_fraction_fn(config)
     fields["scheduler"] = _schedule(config)
     _check_fields(name, algorithm, fields)
@@ -194,6 +194,12 @@ def _sparsity_type(value: Any) -> Any:
     return sparsity_types.check_sparsity_type(value)
 
 
+def _takes_drop_fraction(name: str, algorithm: Any, config: dict[str, Any]) -> bool:
+    """Unless the configuration gives one, classes that users register keep their own default."""
+    is_asked = name in ("rigl", "set") or config.get("drop_fraction") is not None
+    return is_asked and "drop_fraction_fn" in getattr(algorithm, "__dataclass_fields__", {})
+
+
 def _drop_fraction_fn(config: dict[str, Any]) -> Any:
     end = _required(config, "update_end_step")
     fraction = config.get("drop_fraction")
@@ -213,10 +219,6 @@ def _schedule(config: dict[str, Any]) -> Any:
 
 def _is_a(algorithm: Any, base: type) -> bool:
     return isinstance(algorithm, type) and issubclass(algorithm, base)
-
-
-def _is_field(algorithm: Any, name: str) -> bool:
-    return name in getattr(algorithm, "__dataclass_fields__", {})
 
 
 def _check_fields(name: str, algorithm: Any, fields: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from bmrpruner._checks import check_sparsity, did_you_mean
 from bmrpruner._tree import Key, PyTree, is_array, join, keyed_leaves, map_with_key
 
 FilterFnType = Callable[[Key, Any], bool]
-CustomSparsityMapType = Mapping[Key, float]
+CustomSparsityMapType = Mapping[Key, float | None]
 
 
 def KERNEL_FILTER_FN(key: Key, param: Any) -> bool:
@@ -38,7 +38,7 @@ def uniform(
       params: Any pytree of arrays. A bare array has the key `('kernel',)`.
       sparsity: Fraction to prune, in [0, 1].
       filter_fn: `(key, param) -> bool` with the key path as a tuple of strings.
-      custom_sparsity_map: Sparsity by key path; it wins over the filter.
+      custom_sparsity_map: Sparsity by key path, None to exempt a leaf; it wins over the filter.
 
     Returns:
       A tree like `params` with a sparsity, or None (exempt), for each leaf.
@@ -165,8 +165,8 @@ def get_sparsities_erdos_renyi(
 
 def _raw_density(shape: tuple[int, ...], include_kernel: bool, power: float) -> float:
     if include_kernel:
-        return float((np.sum(shape) / np.prod(shape)) ** power)
-    return float(np.sum(shape[-2:]) / np.prod(shape[-2:]))
+        return float((sum(shape) / max(1, math.prod(shape))) ** power)
+    return float(sum(shape[-2:]) / max(1, math.prod(shape[-2:])))
 
 
 def filter_key(key: Key) -> Key:
@@ -180,12 +180,13 @@ def checked_custom_map(params: PyTree, custom: CustomSparsityMapType | None) -> 
         return {}
     known = {join(filter_key(key)) for key, leaf in keyed_leaves(params) if leaf is not None}
     for key, value in custom.items():
-        check_sparsity(f"custom_sparsity_map[{key!r}]", value)
+        if value is not None:
+            check_sparsity(f"custom_sparsity_map[{key!r}]", value)
         name = join(tuple(map(str, key))) if isinstance(key, tuple) else str(key)
         if known and (name not in known or not isinstance(key, tuple)):
             warnings.warn(
                 f"custom_sparsity_map: the key {key!r} matches no leaf and has no effect."
-                + did_you_mean(name, known),
+                + did_you_mean(name, known, cutoff=0.0),
                 stacklevel=3,
             )
     return custom

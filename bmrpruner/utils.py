@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bmrpruner._tree import PyTree, is_array, is_none, join, keyed_leaves
+from bmrpruner._tree import PyTree, is_array, join, keyed_leaves
 
 
 def summarize_sparsity(
@@ -53,13 +53,16 @@ def summarize_intersection(
 
     Args:
       mask_tree1: Masks, plain or packed; None where exempt.
-      mask_tree2: Masks of the same tree, stored in the same way. A mask that is None in one of the
-        two trees alone overlaps with nothing.
+      mask_tree2: Masks of the same key paths, stored in the same way. A mask that is None in one of
+        the two trees alone overlaps with nothing.
       only_total_intersection: Leave out the single masks.
 
     Returns:
       float32 scalars: by key path, common ones over the ones of the first mask, None if both are
       None; and the same over all masks, `_total_intersection`.
+
+    Raises:
+      ValueError: If the trees do not have the same leaves.
 
     Example:
       >>> first, second = jnp.array([1, 1, 0], 'uint8'), jnp.array([1, 0, 1], 'uint8')
@@ -67,11 +70,14 @@ def summarize_intersection(
       >>> float(report['w']), report['b'], float(report['_total_intersection'])
       (0.5, None, 0.5)
     """
-    structure: Any = jax.tree.structure(mask_tree1, is_leaf=is_none)
-    rows = zip(keyed_leaves(mask_tree1), structure.flatten_up_to(mask_tree2), strict=True)
+    first, second = dict(keyed_leaves(mask_tree1)), dict(keyed_leaves(mask_tree2))
+    if first.keys() != second.keys():
+        alone = join(min(first.keys() ^ second.keys()))
+        raise ValueError(f"masks: {alone!r} is a leaf of one of the two trees only.")
+    pairs = {join(key): (mask, second[key]) for key, mask in first.items()}
     counts = {
-        join(key): None if a is None and b is None else (_common(a, b), _ones(a))
-        for (key, a), b in rows
+        name: None if a is None and b is None else (_common(a, b), _ones(a))
+        for name, (a, b) in pairs.items()
     }
     known = [pair for pair in counts.values() if pair is not None]
     total = _ratio(_total(common for common, _ in known), _total(ones for _, ones in known))

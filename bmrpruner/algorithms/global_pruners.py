@@ -31,7 +31,8 @@ class GlobalPruningMixin:
     """Makes a pruner rank all eligible leaves at once: `class G(GlobalPruningMixin, Pruner)`.
 
     Attributes:
-      custom_sparsity_map: Sparsity by key path, for leaves that are ranked on their own.
+      custom_sparsity_map: Sparsity by key path, for leaves that are ranked on their own; None to
+        exempt one.
       filter_fn: `(key, param) -> bool`; leaves to rank together. Others are exempt.
       normalization_eps: Added to a leaf's norm.
       use_normalization: Divide a leaf's scores by their L2 norm before ranking.
@@ -84,8 +85,9 @@ class GlobalPruningMixin:
         masks = dict(zip(joint, self._rank(list(joint.values()), target_sparsity), strict=True))
 
         def mask(key: Key, score: Any) -> Any:
-            if filter_key(key) in custom and is_array(score):
-                return self.topk_fn(score, custom[filter_key(key)])  # type: ignore[attr-defined]
+            sparsity = custom.get(filter_key(key))
+            if sparsity is not None and is_array(score):
+                return self.topk_fn(score, sparsity)  # type: ignore[attr-defined]
             return masks.get(key)
 
         return map_with_key(mask, scores)
@@ -96,8 +98,8 @@ class GlobalPruningMixin:
     def _is_ranked(self, key: Key, leaf: Any) -> bool:
         if not is_array(leaf):
             return False
-        name = filter_key(key)
-        return name in (self.custom_sparsity_map or {}) or bool(self.filter_fn(name, leaf))
+        name, custom = filter_key(key), self.custom_sparsity_map or {}
+        return custom[name] is not None if name in custom else bool(self.filter_fn(name, leaf))
 
     def _normalized(self, score: jax.Array) -> jax.Array:
         if not self.use_normalization:

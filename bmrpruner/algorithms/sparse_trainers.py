@@ -17,7 +17,7 @@ from bmrpruner._masks import pack_tree, plain_tree
 from bmrpruner._state import restart_accumulators
 from bmrpruner._tree import PyTree, is_none, map_arrays, map_leaves
 from bmrpruner.algorithms.pruners import as_key, generate_random_scores
-from bmrpruner.base_updater import BaseUpdater, SparseState
+from bmrpruner.base_updater import BaseUpdater, NoPruning, SparseState
 from bmrpruner.mask_calculator import topk_n_by_m_mask_calculator
 from bmrpruner.sparsity_types import NByM, Unstructured, fits
 
@@ -43,11 +43,7 @@ class StaticRandomSparse(BaseUpdater):
         scores = generate_random_scores(params, self.rng_seed)
         return self.create_masks(scores, target_sparsities)
 
-    def update_state(
-        self, sparse_state: SparseState, params: PyTree, grads: PyTree, **kwargs: Any
-    ) -> SparseState:
-        """The state, as it is."""
-        return sparse_state
+    update_state = NoPruning.update_state  # the state, as it is
 
     def instant_sparsify(
         self, params: PyTree, grads: PyTree = None, **kwargs: Any

@@ -223,6 +223,8 @@ def test_a_registered_subclass_of_rigl_gets_its_drop_fraction(monkeypatch):
         config(algorithm="mine"), drop_fraction_fn=lambda step: 0.7
     )
     assert given.drop_fraction_fn(0) == 0.7
+    untouched = create(algorithm="mine")
+    assert float(untouched.drop_fraction_fn(0)) == pytest.approx(0.3), "the class's own default"
 
 
 @pytest.mark.parametrize(

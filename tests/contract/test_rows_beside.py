@@ -1,5 +1,6 @@
 """Contract, sections 12 and 13: summaries, and what is beside the core."""
 
+import copy
 import dataclasses
 import inspect
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.core import FrozenDict
 
 import bmrpruner
 from bmrpruner import summarize_intersection, summarize_sparsity
@@ -78,6 +80,14 @@ def test_intersection_with_masks_on_one_side_and_with_nothing():
     assert numbers(summarize_intersection(empty, empty))["a"] == 0.0
 
 
+def test_intersection_goes_by_key_paths_whatever_holds_them():
+    masks = {"layer": {"kernel": jnp.ones(2, jnp.uint8), "bias": None}}
+    found = numbers(summarize_intersection(masks, FrozenDict(masks)))
+    assert found == {"_total_intersection": 1.0, "layer/kernel": 1.0, "layer/bias": None}
+    with pytest.raises(ValueError, match="'other' is a leaf of one"):
+        summarize_intersection(masks, {**masks, "other": None})
+
+
 @pytest.mark.parametrize(
     ("module", "name", "cls"),
     [
@@ -125,6 +135,15 @@ def test_acdc_alternates_and_ends_sparse(packed):
         ones.append(int((np.unpackbits(mask) if packed else mask).sum()))
     assert ones == [16, 16, 8, 8, 16, 8, 8, 16, 8, 8, 8, 8]
     assert state.masks["b"] is None
+
+
+def test_acdc_asks_its_fields_and_no_other_schedule():
+    updater = acdc.ACDC(sparsity=0.5, cycle_sparse_steps=1, cycle_dense_steps=1)
+    updater.init_dense_steps_end, updater.final_sparse_steps_start = 1, 6
+    updater.scheduler = bmrpruner.NoUpdateSchedule()
+    for same in (updater, copy.deepcopy(updater), dataclasses.replace(updater, sparsity=0.5)):
+        found = [bool(same.scheduler.is_sparse(step)) for step in range(8)]
+        assert found == [False, True, False, True, False, True, True, True]
 
 
 @pytest.mark.parametrize("reset", [False, True])

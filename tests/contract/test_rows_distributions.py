@@ -175,3 +175,15 @@ def test_a_custom_key_without_a_leaf_warns_and_names_the_nearest(fn):
     with pytest.warns(UserWarning, match=r"'decoder', 'mpl', 'kernel'.*decoder/mlp/kernel"):
         found = fn(PARAMS, 0.6, custom_sparsity_map={("decoder", "mpl", "kernel"): 0.5})
     assert found == fn(PARAMS, 0.6)
+    with pytest.warns(UserWarning, match=r"'zzz'.*Did you mean '(embed|decoder)/"):
+        fn(PARAMS, 0.6, custom_sparsity_map={("zzz",): 0.5})
+
+
+@pytest.mark.parametrize("fn", [uniform, erk])
+def test_a_custom_sparsity_of_none_exempts(fn):
+    others = fn(PARAMS, 0.6, lambda key, param: param.ndim > 1 and key != EMBED)
+    assert fn(PARAMS, 0.6, custom_sparsity_map={EMBED: None}) == others
+
+
+def test_erk_of_empty_arrays_divides_by_nothing():
+    assert erk({"none": jnp.ones((0, 3)), "some": jnp.ones((4, 4))}, 0.5)["some"] == 0.5

@@ -57,7 +57,7 @@ class ACDC(MagnitudePruning):
     """Alternating compressed and decompressed training.
 
     The masks are those of largest magnitude in a sparse phase, and all ones in a dense one. The
-    phases are the schedule; a `scheduler` that is given is replaced.
+    phases are the schedule; a `scheduler` that is given is ignored.
 
     Attributes:
       init_dense_steps_end: First step that may be sparse.
@@ -83,14 +83,19 @@ class ACDC(MagnitudePruning):
     cycle_dense_steps: int = 0
     reset_optimizer: bool = False
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.scheduler = AlternatingSchedule(
+    @property  # type: ignore[misc]
+    def scheduler(self) -> AlternatingSchedule:
+        """The phases, as the fields have them now."""
+        return AlternatingSchedule(
             self.init_dense_steps_end,
             self.final_sparse_steps_start,
             self.cycle_sparse_steps,
             self.cycle_dense_steps,
         )
+
+    @scheduler.setter
+    def scheduler(self, scheduler: Any) -> None:
+        """No other schedule has a say."""
 
     def update_state(
         self, sparse_state: SparseState, params: PyTree, grads: PyTree, **kwargs: Any
