@@ -17,7 +17,7 @@ from bmrpruner._checks import check_positive, did_you_mean
 from bmrpruner._tree import PyTree, is_array, join, map_with_key
 from bmrpruner.files.formats import read_tensors, write_tensors
 from bmrpruner.files.naming import PRUNED_VALUES, check_shapes, check_values, group, named, nest
-from bmrpruner.files.packing import pack_masks, split_masks, with_zeros, without_zeros
+from bmrpruner.files.packing import pack, split_masks, unpack, with_masks
 from bmrpruner.posteriors import DiagonalGaussian
 
 _INFO = "bmrpruner"
@@ -178,14 +178,14 @@ def load(path: Path | str, prior_precision: float | None = None) -> Checkpoint:
         info = json.loads(metadata.pop(_INFO, "{}"))
         if prior_precision is not None:
             info["prior_precision"] = float(prior_precision)
-        shapes = info.pop("shapes", None)
-        tensors, masks = split_masks(tensors, shapes)
-        if shapes:
-            tensors = with_zeros(tensors, masks)
+        layout = info.pop("packed", None)
+        tensors, masks = unpack(tensors, layout) if layout else split_masks(tensors)
         checkpoint = Checkpoint(tensors, masks, info, metadata)
         _check(checkpoint)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path}: its metadata is not what this library writes.") from error
     return checkpoint
 
 
@@ -201,12 +201,13 @@ def save(
       path: What to write; the suffix is `.npz` or `.safetensors`.
       network: A checkpoint, a posterior (written as means and precisions), or parameters.
       force: Replace an existing file.
-      packed: Write only the weights that are kept, in row-major order, in place of whole tensors
-        with zeros. `load` reads both; other programs must look at the masks.
+      packed: Write the weights that are kept, squeezed into bytes, in place of whole tensors with
+        zeros. `load` reads both, bit for bit; other programs read the latter.
 
     Raises:
       FileExistsError: If the file exists, unless `force`.
-      ValueError: If the suffix is another, or two leaves have the same name.
+      ValueError: If the suffix is another, two leaves have the same name, or a mask contradicts its
+        tensor.
       ImportError: If safetensors is needed and not installed.
 
     Examples:
@@ -217,14 +218,16 @@ def save(
       ['w/mean', 'w/precision']
     """
     checkpoint = network if isinstance(network, Checkpoint) else Checkpoint(named(network))
-    tensors, info = dict(checkpoint.tensors), dict(checkpoint.info)
+    _check_pruned(checkpoint)
+    info = dict(checkpoint.info)
     if packed:
-        info["shapes"] = {leaf: mask.shape for leaf, mask in checkpoint.masks.items()}
-        tensors = without_zeros(tensors, checkpoint.masks)
+        arrays, info["packed"] = pack(dict(checkpoint.tensors), checkpoint.masks)
+    else:
+        arrays = with_masks(checkpoint.tensors, checkpoint.masks)
     metadata = dict(checkpoint.metadata)
     if info:
         metadata[_INFO] = json.dumps(info)
-    write_tensors(path, tensors | pack_masks(checkpoint.masks), metadata, force)
+    write_tensors(path, arrays, metadata, force)
 
 
 def _check(checkpoint: Checkpoint) -> None:
@@ -232,9 +235,13 @@ def _check(checkpoint: Checkpoint) -> None:
         for role, name in roles.items():
             check_values(name, role, checkpoint.tensors[name])
         check_shapes(leaf, roles, checkpoint.tensors)
+    _check_pruned(checkpoint)
+    nest(dict.fromkeys(checkpoint.leaves))
+
+
+def _check_pruned(checkpoint: Checkpoint) -> None:
     for leaf, mask in checkpoint.masks.items():
         for role, name in checkpoint.leaves[leaf].items():
             pruned = checkpoint.tensors[name][..., mask == 0]
             if np.any(pruned != PRUNED_VALUES[role]):
                 raise ValueError(f"{name!r} has weights that '{leaf}/mask' says are pruned.")
-    nest(dict.fromkeys(checkpoint.leaves))
