@@ -7,7 +7,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from bmrpruner._sharding import gathered
 from bmrpruner.sparsity_types import Block, Channel, NByM, check_shape
 
 
@@ -33,13 +35,32 @@ def pool(values: jax.Array, sparsity_type: Any, how: str = "sum") -> jax.Array:
         case Channel(axis=axis):
             check_shape(sparsity_type, values.shape, "scores")
             others = tuple(a for a in range(values.ndim) if a != axis % values.ndim)
-            return _reduce(values, others, how, jnp.ones_like(values))
+            total = _reduce(values, others, how)
+            return total / math.prod(values.shape[a] for a in others) if how == "mean" else total
         case Block(block_shape=(height, width)):
-            plane = values.reshape(_plane(values.shape))
-            blocks = _split(plane, height, width, _neutral(plane.dtype, how))
-            members = _split(jnp.ones_like(plane), height, width, 0)
-            return _reduce(blocks, (1, 3, 4), how, members)
+            return gathered(lambda v: _pool_blocks(v, height, width, how), values)
     return values
+
+
+def _pool_blocks(values: jax.Array, height: int, width: int, how: str) -> jax.Array:
+    values = values[None] if values.ndim == 1 else values
+    neutral = _neutral(values.dtype, how)
+    # First what needs no reshape of an axis that may be sharded.
+    plane = _reduce(values, tuple(range(2, values.ndim)), how)
+    rows, columns = plane.shape
+    padded = jnp.pad(plane, ((0, -rows % height), (0, -columns % width)), constant_values=neutral)
+    blocks = padded.reshape(-(-rows // height), height, -(-columns // width), width)
+    total = _reduce(blocks, (1, 3), how)
+    if how != "mean":
+        return total
+    heights, widths = (_lengths(n, size) for n, size in ((rows, height), (columns, width)))
+    members = np.outer(heights, widths) * math.prod(values.shape[2:])
+    return total / members.astype(total.dtype)
+
+
+def _lengths(length: int, size: int) -> np.ndarray:
+    """How many real entries each block of an axis has; the last may be partial."""
+    return np.minimum(size, length - np.arange(0, length, size))
 
 
 def spread(mask: jax.Array, sparsity_type: Any, shape: tuple[int, ...]) -> jax.Array:
@@ -68,23 +89,11 @@ def _plane(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return rows, columns, math.prod(rest)
 
 
-def _split(plane: jax.Array, height: int, width: int, fill: Any) -> jax.Array:
-    """(block rows, height, block columns, width, depth), the last blocks padded with `fill`."""
-    rows, columns, depth = plane.shape
-    padded = jnp.pad(
-        plane, ((0, -rows % height), (0, -columns % width), (0, 0)), constant_values=fill
-    )
-    return padded.reshape(-(-rows // height), height, -(-columns // width), width, depth)
-
-
 def _neutral(dtype: Any, how: str) -> Any:
     if how != "max":
         return 0
     return -jnp.inf if jnp.issubdtype(dtype, jnp.floating) else jnp.iinfo(dtype).min
 
 
-def _reduce(values: jax.Array, axes: tuple[int, ...], how: str, members: jax.Array) -> jax.Array:
-    if how == "max":
-        return jnp.max(values, axis=axes)
-    total = jnp.sum(values, axis=axes)
-    return total if how == "sum" else total / jnp.sum(members, axis=axes)
+def _reduce(values: jax.Array, axes: tuple[int, ...], how: str) -> jax.Array:
+    return jnp.max(values, axis=axes) if how == "max" else jnp.sum(values, axis=axes)

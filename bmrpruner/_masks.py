@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bmrpruner._sharding import gathered, sharded_like
 from bmrpruner._tree import PyTree, map_leaves
 
 MASK_DTYPE = "uint8"
@@ -14,7 +15,7 @@ MASK_DTYPE = "uint8"
 
 def pack(mask: jax.Array | None) -> jax.Array | None:
     """Eight entries a byte: big-endian bits of the row-major mask, last byte zero-padded."""
-    return None if mask is None else jnp.packbits(jnp.ravel(mask).astype(bool))
+    return None if mask is None else gathered(lambda m: jnp.packbits(jnp.ravel(m) != 0), mask)
 
 
 def unpack(packed: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -33,7 +34,7 @@ def as_plain(mask: Any, like: Any) -> Any:
     """
     if mask is None or jnp.shape(mask) == jnp.shape(like):
         return mask
-    return unpack(mask, jnp.shape(like))
+    return sharded_like(unpack(mask, jnp.shape(like)), like)
 
 
 def pack_tree(masks: PyTree) -> PyTree:

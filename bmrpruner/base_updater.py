@@ -14,6 +14,7 @@ import optax
 from bmrpruner import _groups, mask_calculator, sparsity_distributions
 from bmrpruner._checks import accepted, check_sparsity, did_you_mean
 from bmrpruner._masks import MASK_DTYPE, mask_tree, pack_tree, unpack
+from bmrpruner._sharding import sharded_like
 from bmrpruner._tree import PyTree, check_params, is_array, is_none, join, keyed_leaves, map_leaves
 from bmrpruner._updates import cancel_pruned, round_updates
 from bmrpruner.sparsity_schedules import NoUpdateSchedule
@@ -57,7 +58,7 @@ def apply_mask(param: Any, mask: Any, is_packed: bool = False) -> Any:
     if mask is None:
         return param
     if is_packed:
-        mask = unpack(mask, jnp.shape(param))
+        mask = sharded_like(unpack(mask, jnp.shape(param)), param)
     return jnp.where(mask, param, jnp.zeros_like(param))
 
 
@@ -166,7 +167,7 @@ class BaseUpdater:
         """
         check_params(params)
         targets = self.get_target_sparsities(params)
-        masks = self.get_initial_masks(params, targets)
+        masks = map_leaves(sharded_like, self.get_initial_masks(params, targets), params)
         if self.use_packed_masks:
             masks = pack_tree(masks)
         return SparseState(masks, None, targets, jnp.zeros([], jnp.int32))
@@ -195,7 +196,7 @@ class BaseUpdater:
             grads=grads,
             **accepted(self.calculate_scores, kwargs),
         )
-        masks = self.create_masks(scores, targets)
+        masks = map_leaves(sharded_like, self.create_masks(scores, targets), params)
         if self.use_packed_masks:
             masks = pack_tree(masks)
         return sparse_state._replace(masks=masks)

@@ -1,0 +1,53 @@
+"""Wrapped steps on meshes: eight devices of one process, and two processes."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tests.sharding import steps
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(module, devices, *args):
+    """A process of its own, as the number of devices is fixed when JAX starts."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    command = [sys.executable, "-W", "error", "-m", f"tests.sharding.{module}", *map(str, args)]
+    return subprocess.Popen(command, env=env, cwd=ROOT)
+
+
+def test_a_mesh_equals_one_device():
+    process = start("mesh", 8)
+    try:
+        assert process.wait(timeout=600) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_two_processes_equal_one(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    processes = [start("process", 4, address, i, tmp_path / f"{i}.npz") for i in range(2)]
+    try:
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    for name in steps.NAMES[1:]:
+        expected = steps.start_and_train(
+            steps.wrapped(name), lambda tree: jax.tree.map(jnp.asarray, tree)
+        )
+        for i in range(2):
+            with np.load(tmp_path / f"{i}.npz") as found:
+                for j, x in enumerate(jax.tree.leaves(expected)):
+                    np.testing.assert_array_equal(found[f"{name}, {j}"], x)
