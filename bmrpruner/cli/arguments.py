@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,10 @@ def parse(commands: Mapping[str, Callable[..., Any]], words: Sequence[str], abou
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UsageError(_one_line(complaints.getvalue())) from None
+        command = "".join(f"{word} " for word in words[:1] if word in commands)
+        raise UsageError(
+            f"{_said(complaints.getvalue())} (see bmrpruner {command}--help)"
+        ) from None
 
 
 def expand(words: Sequence[str]) -> list[str]:
@@ -55,6 +58,8 @@ def expand(words: Sequence[str]) -> list[str]:
     for word in words:
         if word.startswith("@"):
             expanded += shlex.split(_text(word[1:]), comments=True)
+        elif word.startswith("--config="):
+            expanded += word.split("=", 1)
         else:
             expanded.append(word)
     if "--config" not in expanded:
@@ -147,14 +152,8 @@ def _text(name: str) -> str:
         raise UsageError(f"{name}: cannot be read: {error}") from error
 
 
-def _one_line(box: str) -> str:
-    """What stands in a box of tyro's before its first rule, without the frame."""
-    lines = [line.strip("│╭╮╰╯─ \n") for line in box.splitlines()]
-    rule = next((i for i, line in enumerate(box.splitlines()) if line.strip("│ ")[:3] == "───"), -1)
-    said = " ".join(line for line in lines[: rule if rule > 0 else None] if line)
-    return f"{said} (see bmrpruner {_command()}--help)"
-
-
-def _command() -> str:
-    known = [word for word in sys.argv[1:2] if word in ("inspect", "prune", "sweep", "report")]
-    return "".join(f"{word} " for word in known)
+def _said(box: str) -> str:
+    """What stands in a box of tyro's between its title and the next rule, drawn in any style."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
+    lines = [line if line.strip("-") else "" for line in lines]
+    return " ".join(itertools.takewhile(bool, itertools.dropwhile(lambda x: not x, lines[1:])))

@@ -48,7 +48,29 @@ Thresholds = Annotated[tuple[tuple[str, float], ...], comma_separated(named_numb
 Number = Annotated[float | None, maybe(float, "X")]
 Count = Annotated[int | None, maybe(int, "N")]
 File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+Prior = Annotated[
+    float | None,
+    maybe(float, "X"),
+    tyro.conf.arg(help="Precision of the prior; by default what the file says, or 1."),
+]
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+
+
+@dataclasses.dataclass
+class Scope:
+    """Which weights may go, and which go together."""
+
+    scope: Literal["global", "layer"] | None = None
+    """Rank over the whole network, or each leaf by itself; groups always by layer."""
+    sparsity_type: Annotated[str, tyro.conf.arg(name="type")] = "unstructured"
+    """What goes together: unstructured, 2:4, 4x4, channel_-1, ..."""
+    include: Words = ()
+    """Patterns of names of leaves to prune; by default all of two axes or more."""
+    exclude: Words = ()
+    """Patterns of names of leaves to leave alone."""
+
+
+Where = tyro.conf.OmitArgPrefixes[Scope]
 
 
 @dataclasses.dataclass
@@ -57,8 +79,7 @@ class Inspect:
 
     file: File
     """A .npz or .safetensors file, or an orbax directory."""
-    prior_precision: Number = None
-    """Precision of the prior; by default what the file says, or 1."""
+    prior_precision: Prior = None
     json: bool = False
     """Print JSON."""
 
@@ -84,24 +105,18 @@ class Prune:
     """Prune what scores at or below it; for bmr, where ΔF is at or above it."""
     evidence: bool = False
     """Prune where the evidence says so: bmr with the threshold 0."""
-    scope: Literal["global", "layer"] | None = None
-    """Rank over the whole network, or each leaf by itself; groups always by layer."""
-    type: str = "unstructured"
-    """What goes together: unstructured, 2:4, 4x4, channel_-1, ..."""
-    include: Words = ()
-    """Patterns of names of leaves to prune; by default all of two axes or more."""
-    exclude: Words = ()
-    """Patterns of names of leaves to leave alone."""
     seed: int = 0
     """For random pruning."""
-    prior_precision: Number = None
-    """Precision of the prior; by default what the file says, or 1."""
+    prior_precision: Prior = None
     packed: bool = False
-    """Write only the weights that are kept, in place of zeros."""
+    """Write only the weights that are kept, squeezed: the smallest file, for bmrpruner to read.
+    Otherwise zeros stand in for the others, for any program to read: compressed in .npz, in full
+    size in .safetensors."""
     force: bool = False
     """Replace the output file."""
     json: bool = False
     """Print JSON."""
+    where: Where = dataclasses.field(default_factory=Scope)
 
     def __call__(self) -> None:
         """Prune, write, and print what was written."""
@@ -111,14 +126,7 @@ class Prune:
                 raise ValueError("--evidence is bmr with the threshold 0: leave out what differs.")
             threshold = 0.0
         rule = posthoc.Rule(
-            self.algorithm,
-            self.sparsity,
-            threshold,
-            self.scope,
-            self.type,
-            self.include,
-            self.exclude,
-            self.seed,
+            self.algorithm, self.sparsity, threshold, seed=self.seed, **vars(self.where)
         )
         done = posthoc.prune_file(
             self.file, self.out, rule, self.force, self.packed, self.prior_precision
@@ -148,18 +156,9 @@ class Sweep:
     """Thresholds of scores to prune by as well, such as snr=.5,bmr=0."""
     samples: int = 20
     """Draws from the posterior to average over."""
-    scope: Literal["global", "layer"] | None = None
-    """Rank over the whole network, or each leaf by itself; groups always by layer."""
-    type: str = "unstructured"
-    """What goes together: unstructured, 2:4, 4x4, channel_-1, ..."""
-    include: Words = ()
-    """Patterns of names of leaves to prune; by default all of two axes or more."""
-    exclude: Words = ()
-    """Patterns of names of leaves to leave alone."""
     seed: int = 0
     """For the draws, random pruning and shuffled features."""
-    prior_precision: Number = None
-    """Precision of the prior; by default what the file says, or 1."""
+    prior_precision: Prior = None
     parallel: Count = None
     """Networks to evaluate side by side; by default 1 on a CPU, else 8."""
     resume: bool = False
@@ -168,6 +167,7 @@ class Sweep:
     """Start over in the directory."""
     json: bool = False
     """Print JSON."""
+    where: Where = dataclasses.field(default_factory=Scope)
 
     def __call__(self) -> None:
         """Sweep, with progress on stderr, and print the table."""
@@ -175,11 +175,8 @@ class Sweep:
             self.algorithms,
             self.sparsities,
             dict(self.thresholds),
-            scope=self.scope,
-            sparsity_type=self.type,
-            include=self.include,
-            exclude=self.exclude,
             seed=self.seed,
+            **vars(self.where),
         )
         checkpoint = files.load(self.file, self.prior_precision)
         task = posthoc.load_task(self.data, self.ood, self.seed)

@@ -66,7 +66,9 @@ def inspection(found: dict[str, Any]) -> list[Any]:
     if worst > 1.05:
         tables.append(f"The chains have not converged: R-hat reaches {worst:.2f} (1 is good).")
     if "algorithm" in found["info"]:
-        tables.append(f"Pruned by {found['info']['algorithm']}, {found['info']['settings']}.")
+        settings = found["info"]["settings"].items()
+        chosen = (f"{key} {value}" for key, value in settings if value not in (None, [], 0))
+        tables.append(f"Pruned by {', '.join(chosen)}.")
     return tables
 
 
@@ -78,11 +80,12 @@ def pruned(done: dict[str, Any]) -> list[Any]:
     table.add_section()
     table.add_row("all of these", f"{done['sparsity']:.2%}")
     before, after = done["bytes_before"], done["bytes_after"]
+    hint = "" if done["packed"] else " With --packed, fewer: then only bmrpruner reads it."
     return [
         table,
         f"{done['nonzeros']:,} of {done['weights']:,} weights are left; "
-        f"{before:,} bytes became {after:,} ({1 - after / before:.1%} less).",
-        f"Wrote {done['out']}.",
+        f"{before:,} bytes became {after:,} ({after / before:.1%}).",
+        f"Wrote {done['out']}.{hint}",
     ]
 
 

@@ -197,6 +197,8 @@ def _read_orbax(path: Path) -> Tensors:
     orbax = optional("orbax.checkpoint", "orbax")
     # A checkpoint manager puts each item into a directory of its own.
     item = path / "default" if (path / "default").is_dir() else path
+    if not (item / "_METADATA").is_file():
+        raise ValueError(f"{path}: not a whole orbax checkpoint: it has no _METADATA.")
     checkpointer = orbax.PyTreeCheckpointer()
     try:
         structure = checkpointer.metadata(item.resolve()).item_metadata.tree

@@ -37,6 +37,8 @@ class Evaluator:
     ) -> None:
         if samples < 0:
             raise ValueError(f"samples: expected a number >= 0, got {samples}.")
+        if width is not None and width < 1:
+            raise ValueError(f"parallel: expected a number >= 1 of networks, got {width}.")
         self.width = width or (1 if jax.default_backend() == "cpu" else 8)
         self._keys = jax.random.split(jax.random.key(seed), samples)
         self._model = model

@@ -36,13 +36,14 @@ class Pruned(NamedTuple):
     def sparsity(self) -> float:
         """Fraction of zeros in the leaves that the rule looked at, counted from the arrays."""
         leaves = [leaf for key, leaf in keyed_leaves(self.params) if self._is_seen(key)]
-        return 1 - sum(map(_count, leaves)) / max(1, sum(leaf.size for leaf in leaves))
+        size = sum(leaf.size for leaf in leaves)
+        return (size - sum(map(_count, leaves))) / max(1, size)
 
     @property
     def leaf_sparsity(self) -> dict[str, float]:
         """The same for each of these leaves."""
         return {
-            join(key): 1 - _count(leaf) / max(1, leaf.size)
+            join(key): (leaf.size - _count(leaf)) / max(1, leaf.size)
             for key, leaf in keyed_leaves(self.params)
             if self._is_seen(key)
         }
@@ -122,13 +123,14 @@ def prune_file(
       path: The dense network.
       out: The pruned one, `.npz` or `.safetensors`.
       rule: Which weights go.
-      force: Replace `out`.
-      packed: Write only the weights that are kept.
+      force: Replace `out`, if it is not `path` itself.
+      packed: Write only the weights that are kept, squeezed into bytes; see `files.save`.
       prior_precision: π₀; by default what the file says, or 1.
 
     Returns:
       What JSON can hold: the rule's label, `sparsity` over the leaves it looked at,
-      `leaf_sparsity`, `weights`, `nonzeros`, and the sizes of both files in bytes.
+      `leaf_sparsity`, `weights`, `nonzeros`, whether the file is `packed`, and the sizes of both
+      files in bytes.
 
     Raises:
       FileNotFoundError, FileExistsError, ValueError: As `bmrpruner.files` and `prune` do.
@@ -141,6 +143,8 @@ def prune_file(
       >>> prune_file(folder / 'net.npz', folder / 'pruned.npz', rule)['leaf_sparsity']
       {'w': 0.5}
     """
+    if Path(out).exists() and Path(out).samefile(path):
+        raise FileExistsError(f"{out}: this is the network to prune; write elsewhere.")
     check_writable(Path(out), force)
     dense = files.load(path, prior_precision)
     files.save(out, prune_checkpoint(dense, rule), force, packed)
@@ -149,6 +153,7 @@ def prune_file(
     result = Pruned(pruned.params, None, seen)
     return {
         "out": str(out),
+        "packed": packed,
         "rule": rule.label,
         "sparsity": result.sparsity,
         "leaf_sparsity": result.leaf_sparsity,

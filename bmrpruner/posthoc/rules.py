@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import functools
+import math
 from typing import Any
 
 from bmrpruner import api, sparsity_distributions
@@ -12,11 +13,15 @@ from bmrpruner._checks import check_sparsity, did_you_mean
 from bmrpruner._tree import Key, PyTree, is_array, join, keyed_leaves
 from bmrpruner.algorithms.bmr_pruners import PosteriorPruning
 from bmrpruner.algorithms.global_pruners import GlobalPruningMixin
-from bmrpruner.base_updater import BaseUpdater
+from bmrpruner.algorithms.pruners import SaliencyPruning
+from bmrpruner.algorithms.sparse_trainers import StaticRandomSparse
+from bmrpruner.base_updater import BaseUpdater, NoPruning
 from bmrpruner.posteriors import DiagonalGaussian
+from bmrpruner.projects.extensions.adam_fisher import AdamBasedFisherPruning
 from bmrpruner.sparsity_types import NByM, Unstructured, parse_sparsity_type
 
 SCOPES = ("global", "layer")
+_IN_TRAINING = (NoPruning, SaliencyPruning, StaticRandomSparse, AdamBasedFisherPruning)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,10 +60,11 @@ class Rule:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.algorithm not in api.ALGORITHM_REGISTRY:
+        known = algorithm_names()
+        if self.algorithm not in known:
             raise ValueError(
-                f"algorithm: {self.algorithm!r} is not one of {', '.join(api.ALGORITHM_REGISTRY)}."
-                + did_you_mean(self.algorithm, api.ALGORITHM_REGISTRY)
+                f"algorithm: {self.algorithm!r} is not one of {', '.join(known)}, which prune "
+                "without training." + did_you_mean(self.algorithm, known)
             )
         kind = parse_sparsity_type(self.sparsity_type)
         given = [value for value in (self.sparsity, self.threshold) if value is not None]
@@ -70,6 +76,8 @@ class Rule:
             )
         if self.sparsity is not None:
             check_sparsity("sparsity", self.sparsity)
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ValueError(f"threshold: expected a finite number, got {self.threshold}.")
         if self.scope not in (None, *SCOPES):
             raise ValueError(f"scope: expected one of {', '.join(SCOPES)}, got {self.scope!r}.")
         if self.scope == "global" and not isinstance(kind, Unstructured):
@@ -86,6 +94,17 @@ class Rule:
             return f"{self.algorithm}, {self.sparsity_type}"
         sign = "ΔF ≥" if self.algorithm.endswith("bmr") else "score ≤"
         return f"{self.algorithm}, {sign} {self.threshold:g}"
+
+
+def algorithm_names() -> tuple[str, ...]:
+    """The registered algorithms that need neither gradients nor an optimizer.
+
+    Examples:
+      >>> 'snr' in algorithm_names(), 'rigl' in algorithm_names()
+      (True, False)
+    """
+    classes = api.ALGORITHM_REGISTRY.items()
+    return tuple(name for name, algorithm in classes if not issubclass(algorithm, _IN_TRAINING))
 
 
 def make_updater(

@@ -38,12 +38,17 @@ def make_rules(
       thresholds: Threshold by algorithm; `{'bmr': 0}` prunes where the evidence says so.
       **common: Other fields of `Rule`.
 
+    Raises:
+      ValueError: If a rule is impossible, or there is none.
+
     Examples:
       >>> [rule.label for rule in make_rules(['snr'], [0.5, 0.9], {'bmr': 0.0})]
       ['snr, 50 %', 'snr, 90 %', 'bmr, ΔF ≥ 0']
     """
     by_share = [Rule(a, sparsity=s, **common) for a in algorithms for s in sorted(sparsities)]
     by_score = [Rule(a, threshold=t, **common) for a, t in (thresholds or {}).items()]
+    if not by_share + by_score:
+        raise ValueError("sparsities, thresholds: nothing to try; give one at least.")
     return list(dict.fromkeys(by_share + by_score))
 
 

@@ -103,7 +103,11 @@ def test_rules_reach_the_library(work, capsys):
 
 def test_tables_are_printed(work, capsys):
     assert "dense_0/kernel" in run(capsys, "inspect", "posterior.npz")[1]
-    assert "bytes became" in run(capsys, *PRUNE, "--sparsity", ".5")[1]
+    plain = run(capsys, *PRUNE, "--sparsity", ".5")[1]
+    assert "bytes became" in plain
+    assert "With --packed" in plain
+    assert "Pruned by algorithm snr, sparsity 0.5" in run(capsys, "inspect", "pruned.npz")[1]
+    assert "With --packed" not in run(capsys, *PRUNE, "--sparsity", ".5", "--packed", "--force")[1]
 
 
 def test_sweep_then_report(work, capsys):
@@ -130,6 +134,8 @@ def test_arguments_from_files(work, capsys):
     # What stands on the command line wins over the file.
     done = run_json(capsys, "prune", "--config", "prune.yaml", "--sparsity", ".25")
     assert (done["rule"], done["out"]) == ("magnitude, 25 %", "c.npz")
+    again = run_json(capsys, "prune", "--config=prune.yaml", "--force")
+    assert again["rule"] == "magnitude, 50 %"
 
 
 def test_the_prior_is_remembered(work, capsys):
@@ -175,6 +181,8 @@ def spoil(name):
         case "results":
             Path("results").mkdir()
             Path("results/thesis.tex").touch()
+        case "empty":
+            Path("empty").mkdir()
         case "labels":
             write_idx(Path("many"), labels=11)
 
@@ -195,6 +203,11 @@ BAD = {
         ("prune", "posterior.npz", "--out", "p.npz", "--algorithm", "srn", "--sparsity", ".5"),
         "Did you mean 'snr'",
     ),
+    "algorithm for training": (
+        "",
+        ("prune", "posterior.npz", "--out", "p.npz", "--algorithm", "rigl", "--sparsity", ".5"),
+        "which prune without training",
+    ),
     "sparsity of 90": ("", (*PRUNE, "--sparsity", "90"), "expected a number in [0, 1]"),
     "no rule": ("", PRUNE, "exactly one of them, got 0"),
     "two rules": ("", (*PRUNE, "--sparsity", ".5", "--threshold", "1"), "exactly one of them"),
@@ -204,6 +217,16 @@ BAD = {
     "bad prior": ("", ("inspect", "posterior.npz", "--prior-precision", "-1"), "prior_precision"),
     "no posterior": ("plain", (*PRUNE, "--sparsity", ".5"), "snr reads a posterior"),
     "output exists": ("there", (*PRUNE, "--sparsity", ".5"), "--force"),
+    "output is the input": (
+        "",
+        ("prune", "posterior.npz", "--evidence", "--out", "./posterior.npz", "--force"),
+        "this is the network to prune",
+    ),
+    "a threshold of no size": ("", (*PRUNE, "--threshold", "nan"), "expected a finite number"),
+    "another scope": ("", (*PRUNE, "--scope", "galaxy"), "invalid choice 'galaxy'"),
+    "an empty directory": ("empty", ("inspect", "empty"), "empty: not a whole orbax checkpoint"),
+    "nothing to sweep": ("", (*SWEEP, "--sparsities", ""), "nothing to try"),
+    "nobody side by side": ("", (*SWEEP, "--parallel", "0"), "parallel: expected a number >= 1"),
     "output elsewhere": (
         "",
         ("prune", "posterior.npz", "--evidence", "--out", "no/such/dir.npz"),
