@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bmrpruner import evidence
+from bmrpruner._checks import check_positive
 from bmrpruner._tree import PyTree, is_array, is_none
 from bmrpruner.posteriors._leaves import align, check_like, flatten, widen
 
@@ -178,6 +179,29 @@ class DiagonalGaussian:
             mean=structure.unflatten([mean for mean, _ in pruned]),
             precision=structure.unflatten([precision for _, precision in pruned]),
         )
+
+    def temper(self, temperature: float) -> DiagonalGaussian:
+        """The posterior with all variances multiplied by a temperature.
+
+        Averaging over a cold posterior (temperature < 1) makes predictions surer: variational
+        training fits the expected loss of one draw, so that averages of many are too unsure.
+
+        Args:
+            temperature: T > 0; the precisions are divided by it. Pruned weights stay pruned.
+
+        Raises:
+            ValueError: The temperature is not positive.
+
+        Examples:
+            >>> DiagonalGaussian(jnp.ones(2), jnp.array([4.0, jnp.inf])).temper(0.25).std
+            Array([0.25, 0.  ], dtype=float32)
+
+        References:
+            Wenzel et al. 2020, https://arxiv.org/abs/2002.02405
+        """
+        check_positive("temperature", temperature)
+        precision = jax.tree.map(lambda p: (p / temperature).astype(p.dtype), self.precision)
+        return dataclasses.replace(self, precision=precision)
 
     def log_prob(self, params: PyTree) -> jax.Array:
         """Log density of `params`, summed over all weights that have a posterior.

@@ -278,3 +278,17 @@ def test_errors_of_log_prob():
         posterior.log_prob({"w": jnp.ones(3)})
     with pytest.raises(TypeError, match=r"params\['w'\]: expected an array"):
         posterior.log_prob({"w": None})
+
+
+def test_temper_scales_the_variance_and_keeps_what_is_pruned():
+    posterior = DiagonalGaussian(
+        {"w": jnp.array([2.0, 0.0]), "n": jnp.array(3)},
+        {"w": jnp.array([4.0, jnp.inf], jnp.bfloat16), "n": None},
+    )
+    cold = jax.jit(lambda t: posterior.temper(t))(0.25)
+    assert cold.precision["w"].dtype == jnp.bfloat16
+    np.testing.assert_allclose(cold.std["w"], [0.25, 0.0])
+    assert cold.std["n"] is None
+    for temperature in (0.0, -1.0):
+        with pytest.raises(ValueError, match="temperature"):
+            posterior.temper(temperature)

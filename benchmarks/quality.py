@@ -1,0 +1,373 @@
+"""How far networks can be pruned, by which score, after training and during it.
+
+python benchmarks/quality.py --data mnist/ --out quality/                    # 784-300-100-10
+python benchmarks/quality.py --data mnist/ --out quality/ --network lenet5   # LeNet-5, same table
+python benchmarks/quality.py --data mnist/ --out quality/ --report           # the table so far
+
+Every training run leaves a file in `--out`; what is there is not run again, so that a benchmark
+that was stopped goes on, and seeds may be spread over processes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+import rich.progress
+import tyro
+from networks import NETWORKS, Network
+from quality_report import write_report
+
+import bmrpruner
+from bmrpruner import metrics
+from bmrpruner.files.atomic import atomic_write
+from bmrpruner.idx import Dataset, read_dataset
+
+COLD = 0.25  # the temperature of the second averaged prediction
+ONE_SHOT = {
+    "AdamW": ("magnitude", "global_magnitude"),
+    "IVON": ("global_magnitude", "global_snr", "global_bmr"),
+}
+GRADUAL = (
+    ("IVON", "global_bmr"),
+    ("AdamW", "global_magnitude"),
+    ("IVON", "global_snr"),
+    ("IVON", "global_magnitude"),
+    ("AdamW", "magnitude"),
+)
+AVERAGED = ("no_prune", "global_bmr", "adaptive_bmr")  # evaluated over the posterior as well
+
+
+@dataclasses.dataclass
+class Settings:
+    """Train, prune, evaluate; mean and standard deviation over the seeds."""
+
+    data: Path
+    """Directory with MNIST-format IDX files."""
+    out: Path = Path("quality")
+    """Directory for the runs, results.json, table.md and the pictures."""
+    network: Literal["mlp", "lenet5"] = "mlp"
+    """784-300-100-10, or LeNet-5."""
+    sparsities: tuple[float, ...] = (0.5, 0.75, 0.9, 0.95, 0.98, 0.985, 0.99, 0.995)
+    """Fractions of the kernels' weights to prune after training."""
+    gradual_sparsities: tuple[float, ...] = (0.5, 0.75, 0.9, 0.95, 0.98, 0.985, 0.99, 0.995)
+    """The same during training; each costs one training run per score and seed."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """The random seeds."""
+    epochs: int = 20
+    """Passes through the training data."""
+    samples: int = 32
+    """Draws from the posterior to average predictions over."""
+    validation: int = 0
+    """Evaluate on so many of the training images, held out, in place of the test set."""
+    report: bool = False
+    """Train nothing: table and pictures of what is there."""
+
+
+class Training(NamedTuple):
+    """One training run: a file."""
+
+    network: str
+    optimizer: str  # 'AdamW' or 'IVON'
+    algorithm: str  # 'no_prune', pruned afterwards; else pruned during training
+    sparsity: float | None  # None where the evidence decides
+    seed: int
+
+    @property
+    def file(self) -> str:
+        """Its name."""
+        return "-".join(str(part) for part in self) + ".json"
+
+
+class Pruned(NamedTuple):
+    """A network to evaluate."""
+
+    mode: str  # 'dense', 'one-shot' or 'gradual'
+    algorithm: str
+    sparsity: float | None
+    params: Any
+    posterior: bmrpruner.DiagonalGaussian | None
+
+
+def main(settings: Settings) -> None:
+    """Run what is missing, then report."""
+    runs = settings.out / "runs"
+    runs.mkdir(parents=True, exist_ok=True)
+    todo = [] if settings.report else [t for t in trainings(settings) if missing(runs, t, settings)]
+    data = standardised(read_dataset(settings.data, classes=10), settings.validation)
+    with rich.progress.Progress(transient=True) as progress:
+        overall = progress.add_task("Training runs", total=len(todo))
+        optimizers: dict[Any, Any] = {}
+        for training in todo:
+            start = time.perf_counter()
+            tx = optimizers.setdefault(training[:-1], make_optimizer(training, data, settings))
+            result = run(training, tx, data, settings, progress)
+            with atomic_write(runs / training.file, force=True) as path:
+                path.write_text(json.dumps({"settings": fingerprint(settings), **result}))
+            progress.advance(overall)
+            if not progress.console.is_terminal:
+                print(*training, f"{time.perf_counter() - start:.0f} s", flush=True)
+    files = sorted(runs.glob("*.json"))
+    write_report(settings.out, [json.loads(path.read_text()) for path in files])
+
+
+def trainings(settings: Settings) -> Iterator[Training]:
+    """The training runs, one method after the other, so that an early stop leaves whole ones."""
+    methods = [(optimizer, "no_prune", 0.0) for optimizer in ONE_SHOT]
+    methods += [("IVON", "adaptive_bmr", None)]
+    methods += [(*method, s) for method in GRADUAL for s in settings.gradual_sparsities]
+    for method in methods:
+        yield from (Training(settings.network, *method, seed) for seed in settings.seeds)
+
+
+def fingerprint(settings: Settings) -> dict[str, Any]:
+    """What a run depends on beside its name."""
+    return {
+        "data": settings.data.resolve().name,
+        "sparsities": list(settings.sparsities),
+        "epochs": settings.epochs,
+        "samples": settings.samples,
+        "validation": settings.validation,
+    }
+
+
+def missing(runs: Path, training: Training, settings: Settings) -> bool:
+    """Whether to run it. Raises where a run of other settings has its name."""
+    path = runs / training.file
+    if not path.exists():
+        return True
+    found = json.loads(path.read_text())["settings"]
+    if found != fingerprint(settings):
+        raise ValueError(f"{path} was made with {found}; choose another --out.")
+    return False
+
+
+def standardised(data: Dataset, validation: int) -> Dataset:
+    """Mean 0 and variance 1 over all pixels; the last training images in place of the test's."""
+    if validation:
+        data = Dataset(
+            data.name,
+            data.train_images[:-validation],
+            data.train_labels[:-validation],
+            data.train_images[-validation:],
+            data.train_labels[-validation:],
+        )
+    mean, std = data.train_images.mean(), data.train_images.std()
+    return data._replace(
+        train_images=(data.train_images - mean) / std, test_images=(data.test_images - mean) / std
+    )
+
+
+def make_optimizer(training: Training, data: Dataset, settings: Settings) -> Any:
+    """AdamW or IVON, wrapped by the pruner, which keeps pruned weights at zero."""
+    examples = len(data.train_images)
+    steps = settings.epochs * (examples // 100)
+    if training.optimizer == "AdamW":
+        inner = optax.adamw(optax.cosine_decay_schedule(1e-3, steps))
+    elif training.algorithm == "no_prune":
+        inner = bmrpruner.ivon(optax.cosine_decay_schedule(0.3, steps), ess=examples)
+    else:
+        # The prior that decides which weights go is too narrow for those that stay.
+        prior = optax.exponential_decay(
+            60 / examples, 0.3 * steps, 0.1, int(0.3 * steps), end_value=6 / examples
+        )
+        inner = bmrpruner.ivon(
+            optax.cosine_decay_schedule(0.3, steps), ess=examples, weight_decay=prior
+        )
+    pruner = make_pruner(training.algorithm, training.sparsity, steps)
+    return pruner.wrap_optax(inner, mask_updates=True)
+
+
+def make_pruner(
+    algorithm: str, sparsity: float | None, steps: int = 0, **settings: Any
+) -> bmrpruner.BaseUpdater:
+    """A pruner by its registry name, with the cubic schedule if there are steps."""
+    every = max(1, steps // 120)
+    schedule = {
+        "update_freq": every,
+        "update_start_step": steps // 4,
+        "update_end_step": steps * 3 // 4 // every * every,
+    }
+    if algorithm.startswith("global_"):
+        settings["use_normalization"] = False
+    return bmrpruner.create_updater_from_config(
+        algorithm=algorithm,
+        dist_type="uniform",
+        sparsity=sparsity,
+        **(schedule if steps else {}),
+        **settings,
+    )
+
+
+def run(
+    training: Training, tx: Any, data: Dataset, settings: Settings, progress: Any
+) -> dict[str, Any]:
+    """Train, prune if that is still to do, evaluate."""
+    network = NETWORKS[training.network]
+    params, state = train(training, tx, network, data, settings.epochs, progress)
+    posterior = None
+    if training.optimizer == "IVON":
+        posterior = bmrpruner.posteriors.from_opt_state(state, params)
+    if training.algorithm == "no_prune":
+        dense = Pruned("dense", "no_prune", 0.0, params, posterior)
+        networks = [dense, *prune_once(dense, ONE_SHOT[training.optimizer], settings.sparsities)]
+    else:
+        networks = [Pruned("gradual", training.algorithm, training.sparsity, params, posterior)]
+    rows = [evaluate(pruned, training, network, data, settings.samples) for pruned in networks]
+    record = getattr(state, "rounds", None)
+    return {"rows": rows, "rounds": record and rounds_as_lists(record)}
+
+
+def train(
+    training: Training, tx: Any, network: Network, data: Dataset, epochs: int, progress: Any
+) -> tuple[Any, Any]:
+    """The parameters and the optimizer state after all epochs."""
+    key = jax.random.key(training.seed)
+    params = network.init(key)
+    state = tx.init(params)
+    images, labels = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
+    bar = progress.add_task(" ".join(str(part) for part in training), total=epochs)
+    for epoch in range(epochs):
+        params, state = jax.block_until_ready(
+            train_epoch(
+                tx,
+                network.apply,
+                training.optimizer,
+                (params, state),
+                jax.random.fold_in(key, epoch),
+                images,
+                labels,
+            )
+        )
+        progress.advance(bar)
+    progress.remove_task(bar)
+    return params, state
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
+def train_epoch(
+    tx: Any,
+    apply: Callable[..., jax.Array],
+    optimizer: str,
+    carry: Any,
+    key: jax.Array,
+    images: jax.Array,
+    labels: jax.Array,
+) -> Any:
+    """One pass through the data in batches of 100, in random order."""
+
+    def loss_fn(params: Any, rows: jax.Array, key: Any = None) -> jax.Array:
+        logits = apply(params, images[rows])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
+
+    def step(carry: Any, batch: Any) -> Any:
+        params, state = carry
+        rows, step_key = batch
+        if optimizer == "IVON":
+            _, grads, state = bmrpruner.noisy_value_and_grad(loss_fn, state, params, step_key, rows)
+        else:
+            grads = jax.grad(loss_fn)(params, rows)
+        updates, state = tx.update(grads, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    order_key, noise_key = jax.random.split(key)
+    steps = len(images) // 100
+    order = jax.random.permutation(order_key, len(images))[: steps * 100].reshape(steps, 100)
+    return jax.lax.scan(step, carry, (order, jax.random.split(noise_key, steps)))[0]
+
+
+def prune_once(
+    dense: Pruned, algorithms: tuple[str, ...], sparsities: tuple[float, ...]
+) -> Iterator[Pruned]:
+    """The dense network, pruned without fine-tuning by each score; by ΔF > 0 too."""
+    pruners = [
+        (make_pruner(name, sparsity), name, sparsity)
+        for name in algorithms
+        for sparsity in sparsities
+    ]
+    if dense.posterior is not None:
+        pruners.append((make_pruner("adaptive_bmr", None), "adaptive_bmr", None))
+    for pruner, algorithm, sparsity in pruners:
+        params, masks = pruner.instant_sparsify(dense.params, posterior=dense.posterior)
+        posterior = dense.posterior and dense.posterior.prune(masks)
+        pruned = Pruned("one-shot", algorithm, sparsity, params, posterior)
+        yield pruned
+
+
+def evaluate(
+    pruned: Pruned, training: Training, network: Network, data: Dataset, samples: int
+) -> dict[str, Any]:
+    """Test metrics at the mean, and averaged over the posterior as it is and a colder one."""
+    kernels = {name: layer["kernel"] for name, layer in pruned.params.items()}
+    counted = float(metrics.sparsity(kernels))
+    if pruned.sparsity is not None and abs(counted - pruned.sparsity) > 0.002:
+        raise RuntimeError(f"{training}: counted a sparsity of {counted:.4f}.")
+    row = {
+        **training._asdict(),
+        "mode": pruned.mode,
+        "algorithm": pruned.algorithm,
+        "sparsity": pruned.sparsity,
+        "counted_sparsity": counted,
+        "layer_sparsity": {name: float(metrics.sparsity(k)) for name, k in kernels.items()},
+        "mean": scores(probabilities(network, pruned.params, data.test_images), data),
+    }
+    if pruned.posterior is not None and pruned.algorithm in AVERAGED:
+        for name, temperature in (("averaged", 1.0), ("cold", COLD)):
+            posterior = pruned.posterior.temper(temperature)
+            row[name] = scores(averaged(network, posterior, data.test_images, samples), data)
+    return row
+
+
+def probabilities(network: Network, params: Any, images: Any) -> jax.Array:
+    """Of the classes, at one set of weights."""
+    return jax.nn.softmax(jax.jit(network.apply)(params, images))
+
+
+def averaged(
+    network: Network, posterior: bmrpruner.DiagonalGaussian, images: Any, samples: int
+) -> jax.Array:
+    """The same, averaged over draws, 200 images at a time to bound the memory."""
+    key, apply_fn = jax.random.key(0), softmax_of(network)
+    chunks = [images[start : start + 200] for start in range(0, len(images), 200)]
+    return jnp.concatenate(
+        [bmrpruner.predict(apply_fn, posterior, chunk, key, samples) for chunk in chunks]
+    )
+
+
+@functools.cache
+def softmax_of(network: Network) -> Callable[..., jax.Array]:
+    """The network's probabilities: one function each, as `predict` compiles by identity."""
+    return lambda params, x: jax.nn.softmax(network.apply(params, x))
+
+
+def scores(probs: jax.Array, data: Dataset) -> dict[str, float]:
+    """Accuracy, NLL in nats, ECE."""
+    return {
+        name: float(getattr(metrics, name)(probs, data.test_labels))
+        for name in ("accuracy", "nll", "ece")
+    }
+
+
+def rounds_as_lists(rounds: bmrpruner.algorithms.Rounds) -> dict[str, list[float]]:
+    """The record of the rounds that took place."""
+    done = int(rounds.done)
+    return {
+        name: column[:done].tolist() for name, column in rounds._asdict().items() if name != "done"
+    }
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Settings))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
