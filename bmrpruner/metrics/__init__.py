@@ -14,6 +14,7 @@ from bmrpruner.metrics.calibration import (
     ReliabilityDiagram,
     classwise_ece,
     ece,
+    ece_standard_error,
     reliability_diagram,
     uce,
 )
@@ -26,7 +27,7 @@ from bmrpruner.metrics.compression import (
     nonzeros,
     sparsity,
 )
-from bmrpruner.metrics.detection import aupr, auroc
+from bmrpruner.metrics.detection import aupr, auroc, auroc_standard_error
 from bmrpruner.metrics.regression import gaussian_nll, interval_coverage, rmse
 from bmrpruner.metrics.uncertainty import (
     log_predictive_density,
@@ -41,11 +42,13 @@ __all__ = [
     "accuracy",
     "aupr",
     "auroc",
+    "auroc_standard_error",
     "bits",
     "brier",
     "classwise_ece",
     "compression_ratio",
     "ece",
+    "ece_standard_error",
     "gaussian_nll",
     "interval_coverage",
     "log_predictive_density",

@@ -62,6 +62,38 @@ def ece(probs: ArrayLike, labels: ArrayLike, bins: int = 15, binning: str = "wid
     return _binned_gap(p.max(1), correct(p, y), bins, binning)
 
 
+def ece_standard_error(
+    probs: ArrayLike, labels: ArrayLike, bins: int = 15, binning: str = "width"
+) -> jax.Array:
+    """How far `ece` would scatter from one test set to the next, to first order.
+
+    Within a bin an example adds acc - conf, or its negative if the bin is overconfident; their mean
+    is the calibration error, and this the standard error of that mean. It does not tell how much of
+    a small calibration error is noise: where a bin's gap is as small as its scatter, `ece` is
+    biased upwards.
+
+    Args:
+      probs: Class probabilities, float (n, classes).
+      labels: Class indices, int (n,).
+      bins: Number of bins, at least 1; static.
+      binning: `'width'` or `'mass'`, as for `ece`.
+
+    Returns:
+      A float scalar, at least 0.
+
+    Examples:
+      >>> import jax.numpy as jnp
+      >>> probs = jnp.array([[0.75, 0.25], [0.25, 0.75]])
+      >>> float(ece_standard_error(probs, jnp.array([0, 0])))  # deviations of 1/2 over √2
+      0.3535533845424652
+    """
+    p, y = labelled(probs, labels)
+    values, rates = p.max(1), correct(p, y)
+    index = _bin_index(values, bins, binning)
+    sign = jnp.sign(jax.ops.segment_sum(rates - values, index, bins))
+    return jnp.std(sign[index] * (rates - values)) / np.sqrt(values.size).astype(p.dtype)
+
+
 def classwise_ece(
     probs: ArrayLike, labels: ArrayLike, bins: int = 15, binning: str = "width"
 ) -> jax.Array:

@@ -100,6 +100,7 @@ def _metrics(both: jax.Array, labels: jax.Array) -> dict[str, Any]:
     probs, outside = both[: len(labels)], both[len(labels) :]
     nats = -jnp.log(jnp.maximum(_of_label(probs, labels), jnp.finfo(probs.dtype).tiny))
     hits = (probs.argmax(1) == labels).astype(probs.dtype)
+    ood_auroc = metrics.auroc(_entropy(probs), _entropy(outside))
     return {
         "accuracy": metrics.accuracy(probs, labels),
         "accuracy_se": _standard_error(hits),
@@ -107,7 +108,9 @@ def _metrics(both: jax.Array, labels: jax.Array) -> dict[str, Any]:
         "nll_se": _standard_error(nats),
         "brier": metrics.brier(probs, labels),
         "ece": metrics.ece(probs, labels),
-        "ood_auroc": metrics.auroc(_entropy(probs), _entropy(outside)),
+        "ece_se": metrics.ece_standard_error(probs, labels),
+        "ood_auroc": ood_auroc,
+        "ood_auroc_se": metrics.auroc_standard_error(ood_auroc, len(probs), len(outside)),
         "reliability": metrics.reliability_diagram(probs, labels, bins=10)._asdict(),
     }
 

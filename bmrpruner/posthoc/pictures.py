@@ -148,7 +148,7 @@ def _draw_line(ax: Any, line: Points, kind: str, metric: str, color: str, style:
     x = [100 * point["sparsity"] for point in line]
     y = np.array([point[kind][metric] for point in line])
     ax.plot(x, y, color=color, linestyle=style, marker="o", markersize=3)
-    if f"{metric}_se" in line[0][kind]:
+    if all(f"{metric}_se" in point[kind] for point in line):
         error = np.array([point[kind][f"{metric}_se"] for point in line])
         ax.fill_between(x, y - error, y + error, color=color, alpha=0.2, linewidth=0)
 

@@ -20,7 +20,8 @@ PICTURES = {
     "reliability.png": "Is it right as often as it says?",
     "layers.png": "What is left of each layer",
 }
-COLUMNS = ("accuracy", "accuracy_se", "nll", "nll_se", "brier", "ece", "ood_auroc")
+_WITH_ERRORS = ("accuracy", "nll", "ece", "ood_auroc")
+COLUMNS = (*(f"{name}{end}" for name in _WITH_ERRORS for end in ("", "_se")), "brier")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +116,7 @@ def save_csv(out: Path, results: Results) -> None:
             writer.writerow(
                 [point["algorithm"], point["label"]]
                 + [point[key] for key in head[2:]]
-                + [mean[column] for column in COLUMNS]
+                + [mean.get(column, "") for column in COLUMNS]
                 + [average.get(column, "") for column in COLUMNS]
             )
 

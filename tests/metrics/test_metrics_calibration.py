@@ -196,3 +196,15 @@ def test_mismatched_shapes_are_named_when_tracing(metric):
 def test_uce_needs_two_classes():
     with pytest.raises(ValueError, match=r"probs: expected at least 2 classes.*\(3, 1\)"):
         uce(jnp.ones((3, 1)), jnp.zeros(3, int))
+
+
+@pytest.mark.parametrize("binning", ["width", "mass"])
+def test_standard_error_of_ece_is_its_scatter(binning):
+    rng = np.random.default_rng(0)
+    confidence = rng.uniform(0.5, 1, (300, 500))
+    labels = (rng.random((300, 500)) > confidence - 0.3).astype(int)  # overconfident throughout
+    probs = np.stack([confidence, 1 - confidence], -1).astype(np.float32)
+    errors = np.asarray(jax.vmap(lambda p, y: metrics.ece(p, y, 5, binning))(probs, labels))
+    found = metrics.ece_standard_error(probs[0], labels[0], 5, binning)
+    assert np.mean(errors) == pytest.approx(0.3, abs=0.02)
+    assert float(found) == pytest.approx(np.std(errors), rel=0.15)

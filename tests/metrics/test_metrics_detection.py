@@ -56,3 +56,15 @@ def test_bad_scores(area):
         area(scores[:, None], scores)
     with pytest.raises(ValueError, match="out_scores: expected at least one entry"):
         area(scores, scores[:0])
+
+
+def test_standard_error_of_the_area_is_its_scatter():
+    # Exponential scores, for which Hanley and McNeil's formula is exact.
+    rng = np.random.default_rng(0)
+    draw = lambda scale, n: rng.exponential(scale, (400, n)).astype(np.float32)  # noqa: E731
+    areas = np.asarray(jax.vmap(metrics.auroc)(draw(1, 60), draw(4, 40)))
+    expected = np.std(areas)
+    assert np.mean(areas) == pytest.approx(0.8, abs=0.01)
+    found = metrics.auroc_standard_error(np.mean(areas), n_in=60, n_out=40)
+    assert float(found) == pytest.approx(expected, rel=0.15)
+    assert metrics.auroc_standard_error(1.0, 60, 40) == 0
