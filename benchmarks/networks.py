@@ -17,6 +17,7 @@ class Network(NamedTuple):
 
     init: Callable[[jax.Array], Any]  # key -> parameters
     apply: Callable[[Any, jax.Array], jax.Array]  # parameters, (n, 784) -> logits (n, 10)
+    batch: int  # images to average predictions of at once
 
 
 def init_dense(key: jax.Array, sizes: tuple[int, ...]) -> dict[str, Any]:
@@ -65,6 +66,6 @@ def pooled(x: jax.Array) -> jax.Array:
 
 
 NETWORKS = {
-    "mlp": Network(lambda key: init_dense(key, (784, 300, 100, 10)), mlp),
-    "lenet5": Network(init_lenet5, lenet5),
+    "mlp": Network(lambda key: init_dense(key, (784, 300, 100, 10)), mlp, 2500),
+    "lenet5": Network(init_lenet5, lenet5, 200),
 }

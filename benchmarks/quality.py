@@ -224,7 +224,7 @@ def run(
         networks = [Pruned("gradual", training.algorithm, training.sparsity, params, posterior)]
     rows = [evaluate(pruned, training, network, data, settings.samples) for pruned in networks]
     record = getattr(state, "rounds", None)
-    return {"rows": rows, "rounds": record and rounds_as_lists(record)}
+    return {"rows": rows, "rounds": record and record.to_dict()}
 
 
 def train(
@@ -335,9 +335,9 @@ def probabilities(network: Network, params: Any, images: Any) -> jax.Array:
 def averaged(
     network: Network, posterior: bmrpruner.DiagonalGaussian, images: Any, samples: int
 ) -> jax.Array:
-    """The same, averaged over draws, 200 images at a time to bound the memory."""
+    """The same, averaged over draws, some images at a time to bound the memory."""
     key, apply_fn = jax.random.key(0), softmax_of(network)
-    chunks = [images[start : start + 200] for start in range(0, len(images), 200)]
+    chunks = [images[i : i + network.batch] for i in range(0, len(images), network.batch)]
     return jnp.concatenate(
         [bmrpruner.predict(apply_fn, posterior, chunk, key, samples) for chunk in chunks]
     )
@@ -354,14 +354,6 @@ def scores(probs: jax.Array, data: Dataset) -> dict[str, float]:
     return {
         name: float(getattr(metrics, name)(probs, data.test_labels))
         for name in ("accuracy", "nll", "ece")
-    }
-
-
-def rounds_as_lists(rounds: bmrpruner.algorithms.Rounds) -> dict[str, list[float]]:
-    """The record of the rounds that took place."""
-    done = int(rounds.done)
-    return {
-        name: column[:done].tolist() for name, column in rounds._asdict().items() if name != "done"
     }
 
 

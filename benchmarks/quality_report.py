@@ -14,6 +14,7 @@ import rich.console
 import rich.markdown
 
 from bmrpruner.files.atomic import atomic_write
+from bmrpruner.posthoc import draw_rounds, save_figure
 
 mpl.use("Agg")
 
@@ -40,21 +41,14 @@ def write_report(out: Path, results: list[dict[str, Any]]) -> None:
     write(out / "table.md", lambda path: path.write_text(text + "\n"))
     write(out / "results.json", lambda path: path.write_text(json.dumps(results, indent=1)))
     for network in networks:
-        figure = draw_curves(network, of(rows, network=network))
-        write(out / f"{network}.png", lambda path, f=figure: f.savefig(path, dpi=120, format="png"))
-        plt.close(figure)
+        save_figure(out / f"{network}.png", draw_curves(network, of(rows, network=network)))
         records = [
             result["rounds"]
             for result in results
             if result["rounds"] and result["rows"][0]["network"] == network
         ]
         if records:
-            figure = draw_rounds(network, records)
-            write(
-                out / f"{network}-rounds.png",
-                lambda path, f=figure: f.savefig(path, dpi=120, format="png"),
-            )
-            plt.close(figure)
+            save_figure(out / f"{network}-rounds.png", draw_rounds(records))
     print(f"Written to {out}/")
 
 
@@ -193,25 +187,3 @@ def draw_method(ax: Any, rows: list[Row], kind: str, metric: str, label: str) ->
         capsize=3,
         label=label,
     )
-
-
-def draw_rounds(network: str, records: list[dict[str, list[float]]]) -> Any:
-    """The rounds of adaptive BMR: the odds, how many weights qualified and went, and nats."""
-    figure, axes = plt.subplots(2, 2, figsize=(10, 6), sharex=True, layout="constrained")
-    titles = {
-        "log_odds": "ΔF asked for (nats)",
-        "qualified": "weights that qualified",
-        "pruned": "weights pruned",
-        "nats": "log evidence gained (nats)",
-    }
-    for ax, (name, title) in zip(axes.flat, titles.items(), strict=True):
-        for record in records:
-            ax.plot(range(1, len(record[name]) + 1), record[name], linewidth=1)
-        ax.set_title(title, fontsize="medium")
-        if name != "log_odds":
-            ax.set_yscale("symlog")
-        ax.grid(alpha=0.3)
-    for ax in axes[1]:
-        ax.set_xlabel("round")
-    figure.suptitle(f"{network}: adaptive BMR, round by round, one line per seed")
-    return figure

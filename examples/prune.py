@@ -53,7 +53,7 @@ class Job(NamedTuple):
     mode: str  # 'dense', 'one-shot' after training, or 'gradual' during it
     optimizer: str  # 'AdamW' or 'IVON'
     algorithm: str  # a name of bmrpruner's registry
-    sparsity: float
+    sparsity: float | None  # None where the evidence decides
 
 
 class Plan(NamedTuple):
@@ -77,6 +77,7 @@ class Network(NamedTuple):
     params: Any
     posterior: bmrpruner.DiagonalGaussian | None  # IVON's; AdamW has none
     seconds: float
+    rounds: dict[str, list[float]] | None = None  # adaptive BMR's record
 
 
 def main(settings: Settings) -> None:
@@ -97,7 +98,8 @@ def main(settings: Settings) -> None:
                 if job.mode == "dense":
                     dense[job.optimizer, seed] = network
                 check_pruned(job, network, dense[job.optimizer, seed], data)
-                runs.append(Run(**job._asdict(), seed=seed, **evaluate(network, data)))
+                result = evaluate(network, data)
+                runs.append(Run(**job._asdict(), seed=seed, rounds=network.rounds, **result))
                 progress.advance(overall)
             if not progress.console.is_terminal:
                 print(*job, flush=True)
@@ -113,12 +115,14 @@ def make_jobs(sparsities: tuple[float, ...]) -> list[Job]:
         ("IVON", "global_snr"),
         ("IVON", "global_bmr"),
     ]
-    return [Job("dense", optimizer, "no_prune", 0.0) for optimizer in ("AdamW", "IVON")] + [
+    dense = [Job("dense", optimizer, "no_prune", 0.0) for optimizer in ("AdamW", "IVON")]
+    jobs = [
         Job(mode, *pruner, sparsity)
         for mode in ("one-shot", "gradual")
         for pruner in pruners
         for sparsity in sparsities
     ]
+    return [*dense, *jobs, Job("gradual", "IVON", "adaptive_bmr", None)]
 
 
 def make_pruner(job: Job, **schedule: int) -> bmrpruner.BaseUpdater:
@@ -161,9 +165,8 @@ def train(tx: Any, job: Job, plan: Plan, data: Dataset, seed: int, progress: Any
     params = init_params(key, plan.layers)
     opt_state = tx.init(params)
     images, labels = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
-    bar = progress.add_task(
-        f"{job.optimizer} {job.algorithm} {job.sparsity:.1%}", total=plan.epochs
-    )
+    share = "" if job.sparsity is None else f" {job.sparsity:.1%}"
+    bar = progress.add_task(f"{job.optimizer} {job.algorithm}{share}", total=plan.epochs)
     durations = []
     for epoch in range(plan.epochs):
         start = time.perf_counter()
@@ -177,7 +180,9 @@ def train(tx: Any, job: Job, plan: Plan, data: Dataset, seed: int, progress: Any
     seconds = statistics.median(durations) * plan.epochs  # the median leaves out compilation
     if job.optimizer == "AdamW":
         return Network(params, None, seconds)
-    return Network(params, bmrpruner.posteriors.from_opt_state(opt_state, params), seconds)
+    posterior = bmrpruner.posteriors.from_opt_state(opt_state, params)
+    rounds = opt_state.rounds.to_dict() if job.algorithm == "adaptive_bmr" else None
+    return Network(params, posterior, seconds, rounds)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=(3, 4))
@@ -291,7 +296,7 @@ def check_pruned(job: Job, network: Network, dense: Network, data: Dataset) -> N
     if job.mode == "dense":
         return
     kernels = [layer["kernel"] for layer in network.params.values()]
-    if abs(metrics.sparsity(kernels) - job.sparsity) > 0.002:
+    if job.sparsity is not None and abs(metrics.sparsity(kernels) - job.sparsity) > 0.002:
         raise RuntimeError(f"{job}: counted a sparsity of {metrics.sparsity(kernels):.4f}.")
     if jnp.array_equal(
         predict(network.params, data.test_images), predict(dense.params, data.test_images)

@@ -18,6 +18,8 @@ import rich.console
 import rich.progress
 from rich.table import Table
 
+from bmrpruner.posthoc import draw_rounds
+
 mpl.use("Agg")
 
 
@@ -28,7 +30,7 @@ class Run:
     mode: str
     optimizer: str
     algorithm: str
-    sparsity: float
+    sparsity: float | None  # None where the evidence decided
     seed: int
     seconds: float
     counted_sparsity: float
@@ -41,9 +43,10 @@ class Run:
     averaged_nll: float | None = None
     averaged_ece: float | None = None
     averaged_reliability: dict[str, list[float]] | None = None
+    rounds: dict[str, list[float]] | None = None
 
     @property
-    def row(self) -> tuple[str, str, str, float]:
+    def row(self) -> tuple[str, str, str, float | None]:
         """What the seeds are averaged over."""
         return self.mode, self.optimizer, self.algorithm, self.sparsity
 
@@ -71,6 +74,7 @@ def write_report(out: Path, dataset: str, runs: list[Run]) -> None:
         "sparsity.png": draw_sparsity,
         "reliability.png": draw_reliability,
         "layers.png": draw_layers,
+        "rounds.png": lambda _, runs: draw_rounds([run.rounds for run in runs if run.rounds]),
     }
     for name, draw in pictures.items():
         figure = draw(dataset, runs)
@@ -115,7 +119,7 @@ def make_table(dataset: str, runs: list[Run]) -> Table:
     return table
 
 
-def by_row(runs: Iterable[Run]) -> list[tuple[tuple[str, str, str, float], list[Run]]]:
+def by_row(runs: Iterable[Run]) -> list[tuple[Any, list[Run]]]:
     """The runs of each row, rows in their first order."""
     order = list(dict.fromkeys(run.row for run in runs))
     ordered = sorted(runs, key=lambda run: order.index(run.row))
@@ -159,7 +163,7 @@ def draw_spread(ax: Any, runs: list[Run], metric: str, label: str) -> None:
     values = [[getattr(run, metric) for run in group] for _, group in groups]
     deviations = [deviation(v) for v in values]
     ax.errorbar(
-        [100 * row[3] for row, _ in groups],
+        [100 * statistics.mean(run.counted_sparsity for run in group) for _, group in groups],
         [statistics.mean(v) for v in values],
         deviations,
         marker="o",
@@ -170,7 +174,7 @@ def draw_spread(ax: Any, runs: list[Run], metric: str, label: str) -> None:
 
 def draw_reliability(dataset: str, runs: list[Run]) -> Any:
     """Reliability of the posterior-averaged network, dense and pruned hardest."""
-    sparsest = max(run.sparsity for run in runs)
+    sparsest = max(run.sparsity or 0 for run in runs)
     ivon = [run for run in runs if run.optimizer == "IVON"]
     panels = {
         "dense": [run for run in ivon if run.mode == "dense"],
@@ -204,7 +208,7 @@ def select(runs: list[Run], mode: str, sparsity: float) -> list[Run]:
 
 def draw_layers(dataset: str, runs: list[Run]) -> Any:
     """Which layers the scores prune, at the highest sparsity."""
-    sparsest = max(run.sparsity for run in runs)
+    sparsest = max(run.sparsity or 0 for run in runs)
     pruned = [run for run in runs if run.mode == "gradual" and run.sparsity == sparsest]
     figure, ax = plt.subplots(figsize=(9, 4.5), layout="constrained")
     groups = by_row(pruned)

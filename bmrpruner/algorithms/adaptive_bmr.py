@@ -32,6 +32,19 @@ class Rounds(NamedTuple):
     pruned: jax.Array  # (max_rounds,) int32
     nats: jax.Array  # (max_rounds,) float32
 
+    def to_dict(self) -> dict[str, list[float]]:
+        """The rounds there were, as lists, for a JSON file or `posthoc.draw_rounds`.
+
+        >>> params = jnp.ones((2, 2))
+        >>> AdaptiveBMR().init_state(params).rounds.to_dict()['pruned']
+        []
+        """
+        columns = jax.device_get(self[1:])
+        return {
+            name: column[: int(self.done)].tolist()
+            for name, column in zip(self._fields[1:], columns, strict=True)
+        }
+
 
 class AdaptiveState(NamedTuple):
     """A `SparseState` with the record of its rounds."""

@@ -7,6 +7,7 @@ from bmrpruner.posthoc.pictures import (
     draw_layers,
     draw_metrics,
     draw_reliability,
+    draw_rounds,
     save_figure,
 )
 from bmrpruner.posthoc.pruning import Pruned, prune, prune_checkpoint, prune_file
@@ -27,6 +28,7 @@ __all__ = [
     "draw_layers",
     "draw_metrics",
     "draw_reliability",
+    "draw_rounds",
     "inspect",
     "load_model",
     "load_task",

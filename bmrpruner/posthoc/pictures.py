@@ -106,6 +106,31 @@ def draw_layers(points: Points) -> Any:
     return figure
 
 
+def draw_rounds(records: Sequence[Mapping[str, Sequence[float]]]) -> Any:
+    """The rounds of adaptive BMR: log odds, what qualified and went, and nats; a line per record.
+
+    Args:
+      records: What `Rounds.to_dict` returns, of one training run each.
+    """
+    titles = {
+        "log_odds": "ΔF asked for (nats)",
+        "qualified": "weights that qualified",
+        "pruned": "weights pruned",
+        "nats": "log evidence gained (nats)",
+    }
+    figure, axes = _figure(2, 2, (10, 6))
+    for ax, (name, title) in zip(axes.flat, titles.items(), strict=True):
+        for record in records:
+            ax.plot(np.arange(1, 1 + len(record[name])), record[name], linewidth=1)
+        ax.set_title(title, fontsize="medium")
+        ax.grid(alpha=0.3)
+        if name != "log_odds":
+            ax.set_yscale("symlog")
+    for ax in axes[1]:
+        ax.set_xlabel("round")
+    return figure
+
+
 def algorithms_of(points: Points) -> list[str]:
     """The algorithms, in their first order.
 

@@ -125,7 +125,7 @@ def test_it_leaves_a_table_numbers_and_pictures(tmp_path):
     assert finished.returncode == 0, finished.stderr
     assert "IVON + bmr" in finished.stdout
     out = tmp_path / "out"
-    names = {"results.json", "sparsity.png", "reliability.png", "layers.png"}
+    names = {"results.json", "sparsity.png", "reliability.png", "layers.png", "rounds.png"}
     assert {path.name for path in out.iterdir()} == names
     for picture in out.glob("*.png"):
         assert picture.read_bytes().startswith(b"\x89PNG")
@@ -136,5 +136,11 @@ def test_it_leaves_a_table_numbers_and_pictures(tmp_path):
         for optimizer in ("AdamW", "IVON")
     }
     for r in runs:
-        assert r["counted_sparsity"] == pytest.approx(r["sparsity"], abs=0.002)
+        if r["sparsity"] is not None:
+            assert r["counted_sparsity"] == pytest.approx(r["sparsity"], abs=0.002)
         assert (r["averaged_nll"] is None) == (r["optimizer"] == "AdamW")
+    (rounds,) = [r["rounds"] for r in runs if r["rounds"]]
+    weights = 64 * 128 + 128 * 64 + 64 * 10
+    (adaptive,) = [r for r in runs if r["algorithm"] == "adaptive_bmr"]
+    assert sum(rounds["pruned"]) == round(adaptive["counted_sparsity"] * weights)
+    assert all(p <= q for p, q in zip(rounds["pruned"], rounds["qualified"], strict=True))
