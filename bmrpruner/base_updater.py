@@ -15,7 +15,17 @@ from bmrpruner import _groups, mask_calculator, sparsity_distributions
 from bmrpruner._checks import accepted, check_sparsity, did_you_mean
 from bmrpruner._masks import MASK_DTYPE, mask_tree, pack_tree, unpack
 from bmrpruner._sharding import sharded_like
-from bmrpruner._tree import PyTree, check_params, is_array, is_none, join, keyed_leaves, map_leaves
+from bmrpruner._tree import (
+    Key,
+    PyTree,
+    check_params,
+    is_array,
+    is_none,
+    join,
+    keyed_leaves,
+    map_leaves,
+    map_with_key,
+)
 from bmrpruner._updates import cancel_pruned, round_updates
 from bmrpruner.sparsity_schedules import NoUpdateSchedule
 from bmrpruner.sparsity_types import Block, NByM, SparsityType, Unstructured, check_shape, fits
@@ -135,6 +145,7 @@ class BaseUpdater:
 
     def create_masks(self, scores: PyTree, sparsities: PyTree) -> PyTree:
         """The masks that keep the highest scores; None where the sparsity is None."""
+        map_with_key(_check_scored, sparsities, scores)
         if self.threshold is None and self.topk_fn is mask_calculator.topk_mask_calculator:
             return mask_calculator.topk_masks(scores, sparsities)
 
@@ -338,8 +349,13 @@ class BaseUpdater:
 
     def _check_targets(self, params: PyTree, targets: PyTree) -> None:
         raise_not_prunable(params, bool(jax.tree.leaves(targets)))
-        flat = zip(keyed_leaves(params), jax.tree.leaves(targets, is_leaf=is_none), strict=True)
-        for (key, leaf), target in flat:
+        leaves, found = keyed_leaves(params), jax.tree.leaves(targets, is_leaf=is_none)
+        if len(leaves) != len(found):
+            raise ValueError(
+                f"sparsity_distribution_fn: expected a tree like the parameters, of {len(leaves)} "
+                f"leaves, got {len(found)}: {targets}."
+            )
+        for (key, leaf), target in zip(leaves, found, strict=True):
             if target is not None and not (isinstance(target, float | int) and target == 0):
                 check_shape(self.sparsity_type, leaf.shape, f"leaf {join(key) or '(root)'!r}")
 
@@ -394,6 +410,14 @@ def raise_not_prunable(params: PyTree, any_prunable: bool) -> None:
             f"params: no leaf is prunable, as filter_fn accepts none of {names}"
             f"{', ...' if len(leaves) > 5 else ''}. "
             "The default filter takes leaves of two or more axes."
+        )
+
+
+def _check_scored(key: Key, sparsity: Any, score: Any) -> None:
+    if sparsity is not None and score is None:
+        raise ValueError(
+            f"scores: leaf {join(key) or '(root)'!r} is to be pruned, but has no score, as its "
+            "gradient or its state in the optimizer is missing; exempt it by filter_fn."
         )
 
 

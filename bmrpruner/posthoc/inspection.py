@@ -56,22 +56,20 @@ def _by_name(tree: PyTree) -> dict[str, np.ndarray]:
 def _leaf(
     name: str, leaf: np.ndarray, snr: dict[str, np.ndarray], delta_f: dict[str, np.ndarray]
 ) -> dict[str, Any]:
+    alive = np.isfinite(delta_f.get(name, ()))  # a pruned weight has an infinite ΔF
     return {
         "name": name,
         "shape": list(leaf.shape),
         "dtype": str(leaf.dtype),
         "size": int(leaf.size),
         "zeros": int(leaf.size - np.count_nonzero(leaf)),
-        "snr": _quantiles(snr.get(name)),
-        "delta_f": _quantiles(delta_f.get(name)),
+        "snr": _quantiles(snr[name][alive]) if alive.any() else None,
+        "delta_f": _quantiles(delta_f[name][alive]) if alive.any() else None,
     }
 
 
-def _quantiles(values: np.ndarray | None) -> list[float] | None:
-    """Of the finite ones: a pruned weight has an infinite ΔF."""
-    if values is None or not np.isfinite(values).any():
-        return None
-    return [float(q) for q in np.quantile(values[np.isfinite(values)], QUANTILES)]
+def _quantiles(values: np.ndarray) -> list[float]:
+    return [float(q) for q in np.quantile(values, QUANTILES)]
 
 
 def _share(chosen: list[np.ndarray]) -> float | None:

@@ -343,8 +343,9 @@ def test_hooks_may_be_patched_on_instances_after_construction():
     _, state, _ = run(updater.wrap_optax(optax.sgd(0.1)), 1)
     assert state.masks["w"].tolist() == [[1] * 4, [0] * 4]
     assert updater.pre_forward_update(PARAMS, state) == "forward"
-    updater.create_masks = lambda scores, sparsities: {"w": "mask", "b": None}
-    assert updater.update_state(state, PARAMS, GRADS).masks["w"] == "mask"
+    mask = jnp.eye(2, 4, dtype=jnp.uint8)
+    updater.create_masks = lambda scores, sparsities: {"w": mask, "b": None}
+    assert updater.update_state(state, PARAMS, GRADS).masks["w"] is mask
     updater.topk_fn = None
     updater.scheduler = bmrpruner.NoUpdateSchedule()
     assert run(updater.wrap_optax(optax.sgd(0.1)), 1)[1].masks["w"].sum() == 8
@@ -375,6 +376,18 @@ def test_params_without_a_prunable_leaf_or_without_arrays():
         pruner().init_state({"b": jnp.ones(4)})
     with pytest.raises(TypeError, match=r"'a/b'.*str"):
         pruner().init_state({"a": {"b": "text"}})
+
+
+def test_a_leaf_without_a_score_is_named():
+    grads = {"w": None, "b": PARAMS["b"]}
+    with pytest.raises(ValueError, match="'w' is to be pruned, but has no score"):
+        bmrpruner.SaliencyPruning(sparsity=0.5).instant_sparsify(PARAMS, grads)
+
+
+def test_a_distribution_of_another_tree_is_refused():
+    updater = bmrpruner.MagnitudePruning(sparsity_distribution_fn=lambda params: {"w": 0.5})
+    with pytest.raises(ValueError, match=r"sparsity_distribution_fn.*2 leaves, got 1"):
+        updater.init_state(PARAMS)
 
 
 def test_a_leaf_that_does_not_fit_its_type_is_named():

@@ -109,7 +109,7 @@ def test_what_does_not_fit_the_network_is_named():
         posthoc.prune(mean, Rule("snr", sparsity=0.5, include=("conv*",)), posterior)
     with pytest.raises(ValueError, match="not divisible by 5"):
         posthoc.prune(mean, Rule("snr", sparsity_type="2:5"), posterior)
-    with pytest.raises(ValueError, match="saliency needs gradients"):
+    with pytest.raises(ValueError, match="'saliency' is not one of"):
         posthoc.prune(mean, Rule("saliency", sparsity=0.5), posterior)
 
 
@@ -154,6 +154,16 @@ def test_inspection_counts():
     posterior = DiagonalGaussian(jnp.asarray(mean), jnp.full((2, 2), 4.0))
     assert found["evidence"] == float(jnp.mean(posterior.delta_f() >= 0))
     assert found["leaves"][1]["snr"][2] == pytest.approx(1.3)
+
+
+def test_quantiles_are_of_what_is_left():
+    checkpoint = files.Checkpoint({"w/mean": np.array([1.0, 2, 3]), "w/std": np.ones(3)})
+    (leaf,) = posthoc.inspect(checkpoint.prune({"w": np.array([0, 1, 1])}, {}))["leaves"]
+    assert leaf["zeros"] == 1
+    assert leaf["snr"][2] == pytest.approx(2.5)
+    assert leaf["delta_f"][2] == pytest.approx((-2 - 4.5) / 2)
+    (leaf,) = posthoc.inspect(checkpoint.prune({"w": np.zeros(3)}, {}))["leaves"]
+    assert leaf["snr"] is leaf["delta_f"] is None
 
 
 def test_chains_that_disagree_are_told():
