@@ -258,13 +258,6 @@ def predict(params: Any, images: jax.Array) -> jax.Array:
     return jax.nn.softmax(forward(params, images))
 
 
-@jax.jit
-def predict_averaged(posterior: bmrpruner.DiagonalGaussian, images: jax.Array) -> jax.Array:
-    """Class probabilities, averaged over 32 draws from the posterior."""
-    draws = posterior.sample(jax.random.key(0), (32,))
-    return jax.vmap(predict, (0, None))(draws, images).mean(0)
-
-
 def evaluate(network: Network, data: Dataset) -> dict[str, Any]:
     """Test metrics of the network at its mean, and averaged over its posterior if it has one."""
     kernels = {name: layer["kernel"] for name, layer in network.params.items()}
@@ -275,7 +268,10 @@ def evaluate(network: Network, data: Dataset) -> dict[str, Any]:
     }
     results |= scores(predict(network.params, data.test_images), data.test_labels)
     if network.posterior is not None:
-        averaged = scores(predict_averaged(network.posterior, data.test_images), data.test_labels)
+        probs = bmrpruner.predict(
+            predict, network.posterior, data.test_images, jax.random.key(0), samples=32
+        )
+        averaged = scores(probs, data.test_labels)
         results |= {f"averaged_{name}": value for name, value in averaged.items()}
     return results
 

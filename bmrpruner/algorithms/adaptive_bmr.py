@@ -66,6 +66,10 @@ class AdaptiveBMR(BMRPruning):
     most `max_share` of what is left: ΔF is exact for one weight at a time, and a bound keeps many
     that look removable one by one from going at once. When nothing qualifies, nothing goes.
 
+    It is the refit in between that makes the difference. A factorised ΔF knows nothing of the other
+    weights: of two that do the same work both look dispensable, until one is gone and the other has
+    been refitted. On a posterior that stays as it is, the rounds end where one pass would.
+
     The ranking is over the whole network, in nats. `sparsity` is a cap; by default there is none.
 
     Attributes:
