@@ -1,5 +1,6 @@
 """Networks in files: read, checked, pruned, written, and read again."""
 
+import contextlib
 import json
 import struct
 
@@ -195,6 +196,9 @@ def test_a_spoiled_packed_tensor_is_named(tmp_path, spoil, message):
 
 
 def test_metadata_that_is_not_ours(tmp_path):
+    np.savez(tmp_path / "y.npz", w=np.ones(2), __metadata__=np.array("author: Bayes"))
+    with pytest.raises(ValueError, match=r"y\.npz: its metadata is not JSON"):
+        files.load(tmp_path / "y.npz")
     for info in ('{"packed": 3}', '"pruned"', '{"packed": {"tensors": {}}}'):
         files.write_tensors(tmp_path / "x.npz", {"w": np.ones(2)}, {"bmrpruner": info}, force=True)
         with pytest.raises(ValueError, match=r"x\.npz: its metadata"):
@@ -295,6 +299,28 @@ def test_a_spoiled_member_is_named(tmp_path):
     path.write_bytes(raw)
     with pytest.raises(ValueError, match="tensor 'b' cannot be read"):
         files.load(path)
+
+
+def test_the_other_order_of_bytes_is_read(tmp_path):
+    np.savez(tmp_path / "x.npz", w=np.arange(6.0).astype(">f4"))
+    tensor = files.load(tmp_path / "x.npz").tensors["w"]
+    assert_same_bits({"w": tensor}, {"w": np.arange(6, dtype=np.float32)})
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("packed", [False, True])
+def test_any_spoiled_byte_is_found_or_harmless(tmp_path, suffix, packed):
+    rng = np.random.default_rng(0)
+    checkpoint = files.Checkpoint({"w": np.arange(1, 99.0), "b": np.ones(3)})
+    path = tmp_path / f"x{suffix}"
+    files.save(path, checkpoint.prune({"w": rng.random(98) < 0.3}, {}), packed=packed)
+    whole = path.read_bytes()
+    for _ in range(100):
+        raw = bytearray(whole)
+        raw[rng.integers(len(raw))] = rng.integers(256)
+        path.write_bytes(raw)
+        with contextlib.suppress(ValueError):
+            files.load(path)
 
 
 def test_a_pickle_is_refused(tmp_path):

@@ -19,7 +19,10 @@ from bmrpruner.files.atomic import atomic_write, refuse_existing
 
 # The member of an .npz archive that holds its metadata, which the format has no place for.
 _METADATA = "__metadata__"
-_SPOILED = (ValueError, OSError, EOFError, KeyError, SyntaxError, zipfile.BadZipFile, zlib.error)
+_SPOILED = (
+    *(ValueError, OSError, EOFError, KeyError, SyntaxError, RuntimeError, MemoryError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 class Tensors(NamedTuple):
@@ -123,25 +126,34 @@ def _suffix(path: Path) -> str:
 def _read_npz(path: Path) -> Tensors:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path}: not an .npz archive, or one that was cut short.")
-    arrays, metadata = {}, {}
-    with np.load(path, allow_pickle=False) as archive:
-        for name in archive.files:
-            try:
-                array = archive[name]
-            except _SPOILED as error:
-                raise ValueError(f"{path}: tensor {name!r} cannot be read: {error}") from error
-            if name == _METADATA:
-                metadata = json.loads(str(array))
-            elif isinstance(array, np.ndarray):
-                arrays[name] = _with_bfloat16(array)
-            else:
-                raise ValueError(f"{path}: {name!r} is not a tensor.")
-    return Tensors(arrays, metadata)
+    with path.open("rb") as file:
+        try:
+            archive = np.load(file, allow_pickle=False)
+        except _SPOILED as error:
+            raise ValueError(f"{path}: not a whole .npz archive: {error}") from error
+        arrays = {name: _read_member(path, archive, name) for name in archive.files}
+    text = str(arrays.pop(_METADATA, "{}"))
+    try:
+        return Tensors(arrays, json.loads(text))
+    except ValueError as error:
+        raise ValueError(f"{path}: its metadata is not JSON: {error}") from error
 
 
-def _with_bfloat16(array: np.ndarray) -> np.ndarray:
-    """NumPy has no name for bfloat16 and saves it as two bytes of nothing in particular."""
-    return array.view(jnp.bfloat16) if array.dtype == np.dtype("V2") else array
+def _read_member(path: Path, archive: Any, name: str) -> np.ndarray:
+    try:
+        array = archive[name]
+    except _SPOILED as error:
+        raise ValueError(f"{path}: tensor {name!r} cannot be read: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path}: {name!r} is not a tensor.")
+    return _native(array)
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """In the machine's order of bytes; and bfloat16, which NumPy has no name for, by its name."""
+    if array.dtype == np.dtype("V2"):
+        return array.view(jnp.bfloat16)
+    return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
 def _write_npz(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
