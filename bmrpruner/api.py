@@ -90,7 +90,7 @@ def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> 
       sparsity_type: A type, or a string such as `'2:4'`, `'block_4,4'`, `'channel_-1'`.
       filter_fn, custom_sparsity_map: See `sparsity_distributions`.
       update_freq, update_start_step, update_end_step: The schedule: never without a start, one
-        shot if the start is the end, and the cubic schedule otherwise.
+        shot if the start is the end, and the cubic schedule otherwise. A `scheduler` given wins.
       drop_fraction: For the sparse trainers, the share of connections to drop at first.
       Everything else goes to the class, such as `skip_gradients`, `use_packed_masks`, `rng_seed`,
       `mask_updates`.
@@ -128,7 +128,8 @@ def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> 
         fields["sparsity_type"] = _sparsity_type(config["sparsity_type"])
     if "drop_fraction_fn" not in fields and _takes_drop_fraction(name, algorithm, config):
         fields["drop_fraction_fn"] = _drop_fraction_fn(config)
-    fields["scheduler"] = _schedule(config)
+    if "scheduler" not in fields:
+        fields["scheduler"] = _schedule(config)
     _check_fields(name, algorithm, fields)
     return algorithm(**fields)
 

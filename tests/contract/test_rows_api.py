@@ -248,6 +248,12 @@ def test_schedules(settings, expected):
     assert scheduler == expected
 
 
+def test_a_schedule_of_ones_own_wins():
+    mine = sparsity_schedules.PeriodicSchedule(2, 0, None)
+    updater = jaxpruner.create_updater_from_config(config(), scheduler=mine)
+    assert updater.scheduler is mine
+
+
 def test_schedule_entries_and_drop_fraction_harm_no_algorithm():
     create(drop_fraction=0.2, update_freq=3, update_end_step=4)
     create(algorithm="magnitude_ste", drop_fraction=0.2)
