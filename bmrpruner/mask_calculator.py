@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bmrpruner import _groups, selection
 from bmrpruner._checks import concrete
@@ -58,11 +59,11 @@ def get_topk_fn(sparsity_type: Any) -> TopkFnType:
     )
 
 
-def keep_count(size: int, sparsity: Any) -> jax.Array:
+def keep_count(size: Any, sparsity: Any) -> jax.Array:
     """`max(1, round(size * (1 - sparsity)))` in float32, halves to even; `size` at sparsity 0.
 
     Returns:
-      int32 scalar.
+      int32 scalar, or vector if the arguments are.
 
     Example:
       >>> keep_count(5, 0.5)
@@ -77,7 +78,7 @@ def topk_mask_calculator(scores: Any, sparsity: Any) -> jax.Array:
 
     Args:
       scores: Array of any shape, or a list of numbers. NaN is pruned first, then -inf.
-      sparsity: Fraction to prune, a number or a scalar array; at 0 everything is kept.
+      sparsity: Fraction to prune, a number or a scalar array; at 0 everything is chosen.
 
     Returns:
       uint8 mask of the scores' shape.
@@ -97,15 +98,19 @@ def topk_masks(scores: PyTree, sparsities: PyTree) -> PyTree:
       >>> topk_masks({'a': jnp.array([3., 1.]), 'b': jnp.ones(2)}, {'a': 0.5, 'b': None})
       {'a': Array([1, 0], dtype=uint8), 'b': None}
     """
-    chosen: list[tuple[jax.Array, jax.Array]] = []
+    arrays: list[jax.Array] = []
+    chosen: list[Any] = []
 
     def choose(sparsity: Any, score: Any) -> None:
         if sparsity is not None:
-            array = jnp.asarray(score)
-            chosen.append((array, keep_count(array.size, sparsity)))
+            arrays.append(jnp.asarray(score))
+            chosen.append(jnp.asarray(sparsity, jnp.float32))
 
     map_leaves(choose, sparsities, scores)
-    masks = iter(selection.top_masks(*zip(*chosen, strict=True)) if chosen else ())
+    if not arrays:
+        return sparsities
+    sizes = np.array([array.size for array in arrays])
+    masks = iter(selection.top_masks(arrays, keep_count(sizes, selection.concatenate(chosen))))
     return map_leaves(lambda sparsity: None if sparsity is None else next(masks), sparsities)
 
 
@@ -192,5 +197,5 @@ def largest_of_each_group(scores: jax.Array, n: Any, m: int, axis: int) -> jax.A
     return jnp.moveaxis(mask.reshape(keys.shape), -1, axis)
 
 
-def _rounded_count(size: int, sparsity: jax.Array) -> jax.Array:
+def _rounded_count(size: Any, sparsity: jax.Array) -> jax.Array:
     return jnp.maximum(1, jnp.round(size * (1 - sparsity)).astype(jnp.int32))

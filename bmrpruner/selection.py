@@ -8,7 +8,8 @@ their positions. All arrays share one loop, and what crosses devices is the coun
 """
 
 import functools
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -19,6 +20,9 @@ from jax import lax
 # Bits found by a pass. With three thresholds a CPU counts while it waits for memory; with more it
 # takes fewer passes but no less time, and with one XLA makes a slower program (see `_count`).
 _BITS = 2
+
+# Largest array to be worked on together with others of its shape.
+_SMALL = 1 << 16
 
 # Bits still to find; key of the cut, once it is found; what is found so far, of the key or then of
 # the rank; how many scores reach that.
@@ -64,7 +68,9 @@ def order_key(scores: jax.Array) -> jax.Array:
     return lax.select(jnp.isnan(scores), jnp.zeros_like(key), key)
 
 
-def top_masks(scores: Sequence[jax.Array], counts: Sequence[int | jax.Array]) -> list[jax.Array]:
+def top_masks(
+    scores: Sequence[jax.Array], counts: Sequence[int | jax.Array] | jax.Array
+) -> list[jax.Array]:
     """Masks of the `counts[i]` largest scores of each array on its own.
 
     Among equal scores the lower row-major index is kept. NaN is dropped first, then -inf.
@@ -72,7 +78,8 @@ def top_masks(scores: Sequence[jax.Array], counts: Sequence[int | jax.Array]) ->
     Args:
       scores: Arrays of any shapes and real dtypes. An array of 2³² - 1 elements or more needs
         64-bit types enabled in JAX.
-      counts: For each array how many to keep, clipped to [0, size]; integers or integer scalars.
+      counts: For each array how many to keep, clipped to [0, size]: integers or integer scalars,
+        or a vector of integers.
 
     Returns:
       For each array a uint8 mask of its shape and sharding, with exactly `counts[i]` ones.
@@ -85,7 +92,8 @@ def top_masks(scores: Sequence[jax.Array], counts: Sequence[int | jax.Array]) ->
     arrays = [jnp.asarray(x) for x in scores]
     if len(counts) != len(arrays):
         raise ValueError(f"each array needs a count, found {len(counts)} for {len(arrays)} arrays")
-    return _top_masks(arrays, [_unsigned(count) for count in counts], joint=False)
+    wanted = [counts] if isinstance(counts, jax.Array) else list(counts)
+    return _top_masks(arrays, [_unsigned(count) for count in wanted], joint=False)
 
 
 def top_masks_jointly(scores: Sequence[jax.Array], count: int | jax.Array) -> list[jax.Array]:
@@ -134,13 +142,15 @@ def _unsigned(count: int | jax.Array) -> np.ndarray | jax.Array:
 
 @functools.partial(jax.jit, static_argnames="joint")
 def _top_masks(scores: list[jax.Array], counts: list[jax.Array], joint: bool) -> list[jax.Array]:
-    arrays = [lax.stop_gradient(x) for x in scores if x.size]
-    if not arrays:
-        return [jnp.zeros(x.shape, jnp.uint8) for x in scores]
-    if not joint:
-        counts = [count for x, count in zip(scores, counts, strict=True) if x.size]
-    masks = iter(_search(arrays, jnp.stack(counts), joint))
-    return [next(masks) if x.size else jnp.zeros(x.shape, jnp.uint8) for x in scores]
+    chosen = [i for i, x in enumerate(scores) if x.size]
+    masks = [jnp.zeros(x.shape, jnp.uint8) for x in scores]
+    if chosen:
+        arrays = [lax.stop_gradient(scores[i]) for i in chosen]
+        wanted = concatenate(counts)
+        wanted = wanted if joint else wanted[np.array(chosen)]
+        for i, mask in zip(chosen, _search(arrays, wanted, joint), strict=True):
+            masks[i] = mask
+    return masks
 
 
 def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax.Array]:
@@ -151,22 +161,30 @@ def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax
     """
     sizes = [x.size for x in scores]
     ranks = [sum(sizes[i:]) for i in range(len(sizes))] if joint else sizes
-    kinds = [_common_dtype(scores)] * len(scores) if joint else [x.dtype for x in scores]
-    width = max(_key_width(kind) for kind in kinds)
+    kinds = {x.dtype: _common_dtype(scores) if joint else x.dtype for x in scores}
+    width = max(map(_key_width, kinds.values()))
     word = _word(width, max(ranks))
     rank_bits = -(-(max(ranks) + 1).bit_length() // _BITS) * _BITS
-    first = np.array(ranks, word)
-    totals = first[: len(counts)]
-    wanted = jnp.minimum(counts, totals).astype(word)
-    tags = [np.array([i, ~i]).astype(np.uint32) for i in range(len(scores))]
+    batches = _batches(scores)
+    order = np.concatenate(batches)
+    stacks = [jnp.stack([scores[i] for i in batch]) for batch in batches]
+    tags = _tags(np.cumsum([0, *map(len, batches)])[:-1])
+    origin = word.type(0)
+    first = np.array(ranks, word)[order]
+    totals = np.array(ranks[:1], word) if joint else first
+    wanted = jnp.minimum(counts if joint else counts[order], totals).astype(word)
 
-    def on_each(function: Callable, ranking: jax.Array, *columns: jax.Array) -> list[jax.Array]:
-        rows = [jnp.broadcast_to(c, (len(scores),)) for c in (first, word.type(0), *columns)]
-        table = jnp.stack(rows, axis=1)
+    def on_each(function: Callable, ranking: jax.Array, cut: jax.Array, *trials: jax.Array) -> list:
+        """Calls with the keys that suffice, and for each how many equal keys do as well."""
+        keys = [jnp.where(ranking, cut, trial) for trial in trials]
+        lasts = [jnp.where(trial > first, 0, first - trial + word.type(1)) for trial in trials]
+        ends = [jnp.where(ranking, last, word.type(jnp.iinfo(word).max)) for last in lasts]
+        columns = [jnp.broadcast_to(column, first.shape) for column in (*keys, *ends)]
         # Hidden from the compiler: what does not depend on the pass, which it would compute once
-        # and store; and the numbers of the arrays, so that equal shapes share compiled code.
-        hidden = lax.optimization_barrier((tags, scores, ranking, table))
-        return [function(k, t, x, *hidden[2:]) for k, t, x in zip(kinds, *hidden[:2], strict=True)]
+        # and store; and where in the table a batch is, so that equal shapes share compiled code.
+        hidden = lax.optimization_barrier((tags, stacks, jnp.stack(columns, axis=1), origin))
+        batched = zip(*hidden[:2], strict=True)
+        return [function(kinds[x.dtype], tag, x, *hidden[2:]) for tag, x in batched]
 
     def unfinished(state: _State) -> jax.Array:
         shift, _, _, reached = state
@@ -178,7 +196,8 @@ def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax
         cut, low = jnp.where(turning, low, cut), jnp.where(turning, 0, low)
         step = word.type(1) << jnp.where(ranking, shift, shift - rank_bits).astype(word)
         trials = [low + step * word.type(i) for i in range(1, 1 << _BITS)]
-        found = jnp.stack(on_each(_count, ranking, cut, *trials))
+        counted = zip(*on_each(_count, ranking, cut, *trials), strict=True)
+        found = jnp.stack([concatenate(c) for c in counted], axis=1)
         found = found.sum(0, keepdims=True, dtype=word) if joint else found
         enough = found >= wanted[:, None]
         low += step * enough.sum(1, dtype=word)
@@ -190,8 +209,43 @@ def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax
     shift = 8 * width + rank_bits - _BITS + zero.astype(jnp.int32)
     state = shift, zero * totals, zero * totals, zero + totals
     shift, cut, low, _ = lax.while_loop(unfinished, refine, state)
-    ranking = shift < rank_bits - _BITS
-    return on_each(_keep, ranking, cut, jnp.maximum(low, ranking.astype(word)))
+    kept = on_each(_keep, shift < rank_bits - _BITS, cut, low)
+    masks = dict(zip(order.tolist(), _unstack(kept, batches), strict=True))
+    return [masks[i] for i in range(len(scores))]
+
+
+def _batches(scores: list[jax.Array]) -> list[list[int]]:
+    """Small arrays of the same kind are worked on together, as each costs time to compile.
+
+    On more than one device they may be sharded, in ways that need not be known here.
+    """
+    batches: dict[Any, list[int]] = {}
+    for i, x in enumerate(scores):
+        together = x.size <= _SMALL and jax.device_count() == 1
+        batches.setdefault((x.shape, x.dtype) if together else i, []).append(i)
+    return list(batches.values())
+
+
+def _unstack(stacks: list[jax.Array], batches: list[list[int]]) -> list[jax.Array]:
+    tags = lax.optimization_barrier(_tags(range(max(map(len, batches)))))
+    return [
+        x[0] if len(batch) == 1 else lax.dynamic_index_in_dim(x, tags[i][0], keepdims=False)
+        for x, batch in zip(stacks, batches, strict=True)
+        for i in range(len(batch))
+    ]
+
+
+def _tags(numbers: Iterable[int]) -> list[np.ndarray]:
+    """The numbers in a form that XLA does not see through: it sinks scalars into what uses them."""
+    return [np.array([number, ~number]).astype(np.uint32) for number in numbers]
+
+
+def concatenate(arrays: Sequence[jax.Array]) -> jax.Array:
+    """All in one vector, in two stages: XLA takes more than linear time for many operands."""
+    vectors = [jnp.atleast_1d(x) for x in arrays]
+    width = math.isqrt(len(vectors) - 1) + 1
+    parts = [jnp.concatenate(vectors[i : i + width]) for i in range(0, len(vectors), width)]
+    return jnp.concatenate(lax.optimization_barrier(parts))
 
 
 def _key_width(kind: np.dtype) -> int:
@@ -216,43 +270,42 @@ def _word(width: int, size: int) -> np.dtype:
     return np.dtype(np.uint64)
 
 
-def _values(
-    kind: np.dtype, tag: jax.Array, scores: jax.Array, ranking: jax.Array, table: jax.Array
+def _reaches(
+    kind: np.dtype, tag: jax.Array, scores: jax.Array, table: jax.Array, origin: jax.Array
 ) -> list[jax.Array]:
-    """What a pass compares of an array, and the thresholds to compare it with.
+    """Whether each score reaches each threshold: a larger key, or the same and an early index.
 
-    These are its keys; or, when ranking, a value above all for keys above the cut, the rank for
-    keys at the cut, and 0 for those below.
+    The thresholds of a batch of arrays are rows of the table: first keys, then ends of indices.
     """
-    row = lax.dynamic_index_in_dim(table, tag[0], keepdims=False)
-    first, origin, cut, *thresholds = (row[i] for i in range(len(row)))
+    rows = lax.dynamic_slice_in_dim(table, tag[0], len(scores))
+    columns = [lax.broadcast_in_dim(c, scores.shape, (0,)) for c in rows.T]
     key = order_key(scores.astype(kind)).astype(table.dtype)
     index = lax.full_like(key, origin)
-    for axis, length in enumerate(scores.shape):
+    for axis, length in enumerate(scores.shape[1:], start=1):
         if length > 1:
             position = lax.broadcasted_iota(table.dtype, scores.shape, axis)
             index = index * table.dtype.type(length) + position
-    above = -(key > cut).astype(table.dtype)
-    rank = lax.select(key == cut, first - index, above)
-    return [lax.select(ranking, rank, key), *thresholds]
+    half = len(columns) // 2
+    return [
+        lax.select(index < end, key >= cut, key > cut)
+        for cut, end in zip(columns[:half], columns[half:], strict=True)
+    ]
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _count(*leaf: Any) -> jax.Array:
-    """Counts the values that reach each threshold, in one read."""
-    values, *thresholds = _values(*leaf)
-    reached = [values >= threshold for threshold in thresholds]
+def _count(*batch: Any) -> list[jax.Array]:
+    """How many scores of each array reach each threshold, in one read."""
+    reaches, word = _reaches(*batch), batch[-1].dtype
+    axes = tuple(range(1, reaches[0].ndim))
     # On a CPU one reduction of several operands is one vectorised loop, while a plain sum is cut up
     # and first stores what it sums. On a mesh, though, XLA gathers the former's partial results.
     if jax.device_count() > 1:
-        return jnp.stack([jnp.sum(r, dtype=values.dtype) for r in reached])
-    zeros = (values.dtype.type(0),) * len(reached)
-    operands = tuple(r.astype(values.dtype) for r in reached)
-    counts = lax.reduce(operands, zeros, lambda a, b: tuple(map(lax.add, a, b)), range(values.ndim))
-    return jnp.stack(counts)
+        return [jnp.sum(r, axes, dtype=word) for r in reaches]
+    zeros = (word.type(0),) * len(reaches)
+    operands = tuple(r.astype(word) for r in reaches)
+    return lax.reduce(operands, zeros, lambda a, b: tuple(map(lax.add, a, b)), axes)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _keep(*leaf: Any) -> jax.Array:
-    values, threshold = _values(*leaf)
-    return (values >= threshold).astype(jnp.uint8)
+def _keep(*batch: Any) -> jax.Array:
+    return _reaches(*batch)[0].astype(jnp.uint8)
