@@ -189,7 +189,9 @@ class BaseUpdater:
         if distribution is None:
             return None
         if self.sparsity is not None:
-            distribution = functools.partial(distribution, sparsity=self.sparsity)
+            self._check_sparsity()  # the function may have been assigned since
+            bound = accepted(distribution, {"sparsity": self.sparsity})
+            distribution = functools.partial(distribution, **bound)
         targets = distribution(params)
         self._check_targets(params, targets)
         return targets

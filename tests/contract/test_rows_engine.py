@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import inspect
 from typing import Any
 
@@ -382,6 +383,17 @@ def test_a_leaf_without_a_score_is_named():
     grads = {"w": None, "b": PARAMS["b"]}
     with pytest.raises(ValueError, match="'w' is to be pruned, but has no score"):
         bmrpruner.SaliencyPruning(sparsity=0.5).instant_sparsify(PARAMS, grads)
+
+
+def test_a_distribution_assigned_after_construction():
+    updater = bmrpruner.MagnitudePruning(sparsity=0.5)
+    updater.sparsity_distribution_fn = lambda params: {"w": 0.25, "b": None}
+    assert updater.init_state(PARAMS).target_sparsities == {"w": 0.25, "b": None}
+    updater.sparsity_distribution_fn = functools.partial(
+        bmrpruner.sparsity_distributions.uniform, sparsity=0.75
+    )
+    with pytest.raises(ValueError, match=r"0\.5 was given, but sparsity_distribution_fn has 0\.75"):
+        updater.init_state(PARAMS)
 
 
 def test_a_distribution_of_another_tree_is_refused():
