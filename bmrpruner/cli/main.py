@@ -151,7 +151,7 @@ class Sweep:
     algorithms: Words = ("snr", "bmr", "magnitude")
     """How weights are ranked."""
     sparsities: Numbers = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
-    """Fractions of the weights to prune."""
+    """Fractions of the weights to prune; N:M patterns need none."""
     thresholds: Thresholds = ()
     """Thresholds of scores to prune by as well, such as snr=.5,bmr=0."""
     samples: int = 20

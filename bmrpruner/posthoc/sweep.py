@@ -20,6 +20,7 @@ from bmrpruner.posthoc.evaluation import Evaluator
 from bmrpruner.posthoc.pruning import Pruned, prune
 from bmrpruner.posthoc.rules import Rule
 from bmrpruner.posthoc.tasks import Task, check_model, load_model
+from bmrpruner.sparsity_types import NByM, parse_sparsity_type
 
 Point = dict[str, Any]
 
@@ -34,7 +35,7 @@ def make_rules(
 
     Args:
       algorithms: Registered names.
-      sparsities: Fractions to prune.
+      sparsities: Fractions to prune. An N:M pattern has its own, and makes one rule an algorithm.
       thresholds: Threshold by algorithm; `{'bmr': 0}` prunes where the evidence says so.
       **common: Other fields of `Rule`.
 
@@ -45,7 +46,9 @@ def make_rules(
       >>> [rule.label for rule in make_rules(['snr'], [0.5, 0.9], {'bmr': 0.0})]
       ['snr, 50 %', 'snr, 90 %', 'bmr, ΔF ≥ 0']
     """
-    by_share = [Rule(a, sparsity=s, **common) for a in algorithms for s in sorted(sparsities)]
+    is_pattern = isinstance(parse_sparsity_type(common.get("sparsity_type", "unstructured")), NByM)
+    shares = [None] if is_pattern else sorted(sparsities)
+    by_share = [Rule(a, sparsity=s, **common) for a in algorithms for s in shares]
     by_score = [Rule(a, threshold=t, **common) for a, t in (thresholds or {}).items()]
     if not by_share + by_score:
         raise ValueError("sparsities, thresholds: nothing to try; give one at least.")

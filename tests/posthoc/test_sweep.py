@@ -146,6 +146,13 @@ def test_parameters_without_a_posterior(tmp_path):
     assert (tmp_path / "out" / "histograms.png").exists()
 
 
+def test_a_pattern_is_one_rule_an_algorithm():
+    rules = posthoc.make_rules(["snr", "magnitude"], [0.0, 0.5], sparsity_type="2:4")
+    assert [rule.label for rule in rules] == ["snr, 2:4", "magnitude, 2:4"]
+    with pytest.raises(ValueError, match="nothing to try"):
+        posthoc.make_rules(["snr"], [])
+
+
 def test_directories_are_not_written_over(swept, tmp_path):
     out, _ = swept
     with pytest.raises(FileExistsError, match="--resume"):
