@@ -21,8 +21,8 @@ from jax import lax
 # takes fewer passes but no less time, and with one XLA makes a slower program (see `_count`).
 _BITS = 2
 
-# Largest array to be worked on together with others of its shape.
-_SMALL = 1 << 16
+# Largest array to be worked on together with others.
+_SMALL = 1 << 12
 
 # Bits still to find; key of the cut, once it is found; what is found so far, of the key or then of
 # the rank; how many scores reach that.
@@ -167,18 +167,18 @@ def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax
     rank_bits = -(-(max(ranks) + 1).bit_length() // _BITS) * _BITS
     batches = _batches(scores)
     order = np.concatenate(batches)
-    stacks = [jnp.stack([scores[i] for i in batch]) for batch in batches]
+    stacks = [_stacked([scores[i] for i in batch]) for batch in batches]
     tags = _tags(np.cumsum([0, *map(len, batches)])[:-1])
     origin = word.type(0)
-    first = np.array(ranks, word)[order]
+    first, length = np.array(ranks, word)[order], np.array(sizes, word)[order]
     totals = np.array(ranks[:1], word) if joint else first
     wanted = jnp.minimum(counts if joint else counts[order], totals).astype(word)
 
     def on_each(function: Callable, ranking: jax.Array, cut: jax.Array, *trials: jax.Array) -> list:
         """Calls with the keys that suffice, and for each how many equal keys do as well."""
         keys = [jnp.where(ranking, cut, trial) for trial in trials]
-        lasts = [jnp.where(trial > first, 0, first - trial + word.type(1)) for trial in trials]
-        ends = [jnp.where(ranking, last, word.type(jnp.iinfo(word).max)) for last in lasts]
+        ends = [jnp.where(trial > first, 0, first - trial + word.type(1)) for trial in trials]
+        ends = [jnp.where(ranking, jnp.minimum(end, length), length) for end in ends]
         columns = [jnp.broadcast_to(column, first.shape) for column in (*keys, *ends)]
         # Hidden from the compiler: what does not depend on the pass, which it would compute once
         # and store; and where in the table a batch is, so that equal shapes share compiled code.
@@ -210,29 +210,44 @@ def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax
     state = shift, zero * totals, zero * totals, zero + totals
     shift, cut, low, _ = lax.while_loop(unfinished, refine, state)
     kept = on_each(_keep, shift < rank_bits - _BITS, cut, low)
-    masks = dict(zip(order.tolist(), _unstack(kept, batches), strict=True))
+    masks: dict[int, jax.Array] = {}
+    for stack, batch in zip(kept, batches, strict=True):
+        masks |= zip(batch, _unstacked(stack, [scores[i] for i in batch]), strict=True)
     return [masks[i] for i in range(len(scores))]
 
 
 def _batches(scores: list[jax.Array]) -> list[list[int]]:
-    """Small arrays of the same kind are worked on together, as each costs time to compile.
+    """Small arrays of one dtype are worked on together, as each array costs time to compile.
 
     On more than one device they may be sharded, in ways that need not be known here.
     """
     batches: dict[Any, list[int]] = {}
     for i, x in enumerate(scores):
         together = x.size <= _SMALL and jax.device_count() == 1
-        batches.setdefault((x.shape, x.dtype) if together else i, []).append(i)
+        batches.setdefault(x.dtype if together else i, []).append(i)
     return list(batches.values())
 
 
-def _unstack(stacks: list[jax.Array], batches: list[list[int]]) -> list[jax.Array]:
-    tags = lax.optimization_barrier(_tags(range(max(map(len, batches)))))
-    return [
-        x[0] if len(batch) == 1 else lax.dynamic_index_in_dim(x, tags[i][0], keepdims=False)
-        for x, batch in zip(stacks, batches, strict=True)
-        for i in range(len(batch))
-    ]
+def _stacked(batch: list[jax.Array]) -> jax.Array:
+    """A row for each of several small arrays, filled up with what is never kept."""
+    if len(batch) == 1:
+        return batch[0][None]
+    width, kind = max(x.size for x in batch), batch[0].dtype
+    lowest = jnp.nan if jnp.issubdtype(kind, jnp.floating) else _lowest(kind)
+    rows = [jnp.pad(x.ravel(), (0, width - x.size), constant_values=lowest) for x in batch]
+    return concatenate(rows).reshape(len(batch), width)
+
+
+def _unstacked(stack: jax.Array, batch: list[jax.Array]) -> list[jax.Array]:
+    if len(batch) == 1:
+        return [stack[0]]
+    tags = lax.optimization_barrier(_tags(range(len(batch))))
+    rows = [lax.dynamic_index_in_dim(stack, tag[0], keepdims=False) for tag in tags]
+    return [row[: x.size].reshape(x.shape) for row, x in zip(rows, batch, strict=True)]
+
+
+def _lowest(kind: np.dtype) -> Any:
+    return False if kind == jnp.bool_ else jnp.iinfo(kind).min
 
 
 def _tags(numbers: Iterable[int]) -> list[np.ndarray]:
