@@ -1,5 +1,7 @@
 """`mask_updates`: exact zeros where pruned, the same bits where kept, for any inner optimizer."""
 
+import re
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -85,3 +87,31 @@ def test_extra_arguments_reach_the_scores_and_the_inner_optimizer():
     tx = Scored(sparsity=0.5, scheduler=bmrpruner.OneShotSchedule(0)).wrap_optax(inner)
     tx.update(PARAMS, tx.init(PARAMS), PARAMS, importance=3, value=4, nobody="cares")
     assert seen == {"importance": 3, "value": 4}
+
+
+@pytest.mark.parametrize("algorithm", ["magnitude", "global_magnitude"])
+def test_nothing_is_copied_where_masks_stay(algorithm):
+    """Parameters, moments and masks are updated in place; only a mask update needs room."""
+    pruner = bmrpruner.create_updater_from_config(
+        algorithm=algorithm,
+        dist_type="uniform",
+        sparsity=0.9,
+        update_freq=10,
+        update_start_step=0,
+        update_end_step=100,
+    )
+    tx = pruner.wrap_optax(optax.adam(1e-3), mask_updates=True)
+
+    def step(params, state, grads):
+        updates, state = tx.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = {"w": jnp.ones((300, 200)), "v": jnp.ones((100, 70))}
+    state = jax.tree.map(jnp.asarray, tx.init(params))
+    compiled = jax.jit(step, donate_argnums=(0, 1)).lower(params, state, params).compile()
+    copied = re.findall(r"= \w+\[([\d,]*)\]\S* copy\(", compiled.as_text())
+    assert set(copied) <= {"", "1", "2"}
+    memory = compiled.memory_analysis()
+    size = sum(x.size for x in params.values())
+    assert memory.alias_size_in_bytes >= (3 * 4 + 1) * size
+    assert memory.temp_size_in_bytes < 1.05 * 4 * size  # the scores, while masks are updated
