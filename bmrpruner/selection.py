@@ -175,14 +175,13 @@ def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax
     wanted = jnp.minimum(counts if joint else counts[order], totals).astype(word)
 
     def on_each(function: Callable, ranking: jax.Array, cut: jax.Array, *trials: jax.Array) -> list:
-        """Calls with the keys that suffice, and for each how many equal keys do as well."""
-        keys = [jnp.where(ranking, cut, trial) for trial in trials]
-        ends = [jnp.where(trial > first, 0, first - trial + word.type(1)) for trial in trials]
-        ends = [jnp.where(ranking, jnp.minimum(end, length), length) for end in ends]
-        columns = [jnp.broadcast_to(column, first.shape) for column in (*keys, *ends)]
+        parts: list[Any] = [first, length, cut, *trials]
+        columns = [jnp.broadcast_to(part, first.shape) for part in parts]
         # Hidden from the compiler: what does not depend on the pass, which it would compute once
         # and store; and where in the table a batch is, so that equal shapes share compiled code.
-        hidden = lax.optimization_barrier((tags, stacks, jnp.stack(columns, axis=1), origin))
+        hidden = lax.optimization_barrier(
+            (tags, stacks, ranking, jnp.stack(columns, axis=1), origin)
+        )
         batched = zip(*hidden[:2], strict=True)
         return [function(kinds[x.dtype], tag, x, *hidden[2:]) for tag, x in batched]
 
@@ -209,7 +208,8 @@ def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax
     shift = 8 * width + rank_bits - _BITS + zero.astype(jnp.int32)
     state = shift, zero * totals, zero * totals, zero + totals
     shift, cut, low, _ = lax.while_loop(unfinished, refine, state)
-    kept = on_each(_keep, shift < rank_bits - _BITS, cut, low)
+    ranking = shift < rank_bits - _BITS
+    kept = on_each(_keep, ranking, cut, jnp.maximum(low, ranking.astype(word)))
     masks: dict[int, jax.Array] = {}
     for stack, batch in zip(kept, batches, strict=True):
         masks |= zip(batch, _unstacked(stack, [scores[i] for i in batch]), strict=True)
@@ -286,25 +286,33 @@ def _word(width: int, size: int) -> np.dtype:
 
 
 def _reaches(
-    kind: np.dtype, tag: jax.Array, scores: jax.Array, table: jax.Array, origin: jax.Array
+    kind: np.dtype,
+    tag: jax.Array,
+    scores: jax.Array,
+    ranking: jax.Array,
+    table: jax.Array,
+    origin: jax.Array,
 ) -> list[jax.Array]:
-    """Whether each score reaches each threshold: a larger key, or the same and an early index.
+    """Whether what a pass compares of a batch of arrays reaches each threshold.
 
-    The thresholds of a batch of arrays are rows of the table: first keys, then ends of indices.
+    These are its keys; or, when ranking, a value above all for keys above the cut, the rank for
+    keys at the cut, and 0 for those below and for what fills up a row.
     """
     rows = lax.dynamic_slice_in_dim(table, tag[0], len(scores))
-    columns = [lax.broadcast_in_dim(c, scores.shape, (0,)) for c in rows.T]
+    columns = [lax.broadcast_in_dim(column, scores.shape, (0,)) for column in rows.T]
+    first, length, cut, *thresholds = columns
     key = order_key(scores.astype(kind)).astype(table.dtype)
     index = lax.full_like(key, origin)
-    for axis, length in enumerate(scores.shape[1:], start=1):
-        if length > 1:
+    for axis, size in enumerate(scores.shape[1:], start=1):
+        if size > 1:
             position = lax.broadcasted_iota(table.dtype, scores.shape, axis)
-            index = index * table.dtype.type(length) + position
-    half = len(columns) // 2
-    return [
-        lax.select(index < end, key >= cut, key > cut)
-        for cut, end in zip(columns[:half], columns[half:], strict=True)
-    ]
+            index = index * table.dtype.type(size) + position
+    rank = first - index
+    if len(scores) > 1:
+        rank = lax.select(index < length, rank, lax.full_like(rank, 0))
+    rank = lax.select(key == cut, rank, -(key > cut).astype(table.dtype))
+    values = lax.select(ranking, rank, key)
+    return [values >= threshold for threshold in thresholds]
 
 
 @functools.partial(jax.jit, static_argnums=0)
