@@ -124,6 +124,17 @@ def test_pruned_weights_stay_pruned():
     assert int(state.masks["a"].sum()) == round(24 * 0.1)
 
 
+def test_temperature_weighs_the_data():
+    """ΔF of the precisions π/T, against the formula."""
+    scores = bmrpruner.BMRPruning(temperature=0.25).calculate_scores(MEAN, posterior=POSTERIOR)
+    for key in MEAN:
+        precision = 4 / np.asarray(STD[key]) ** 2
+        expected = 0.5 * (np.log(precision / PRIOR) - precision * np.asarray(MEAN[key]) ** 2)
+        np.testing.assert_allclose(scores[key], -expected, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="temperature"):
+        bmrpruner.GlobalBMRPruning(sparsity=0.5, temperature=0)
+
+
 def test_posteriors_of_another_kind_are_refused():
     with pytest.raises(TypeError, match="posterior"):
         bmrpruner.BMRPruning(sparsity=0.5).instant_sparsify(MEAN, posterior=STD)
