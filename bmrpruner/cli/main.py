@@ -30,6 +30,7 @@ EXAMPLES = {
   bmrpruner prune posterior.npz --algorithm snr --sparsity .9 --out pruned.npz
   bmrpruner prune posterior.npz --algorithm snr --threshold 1 --out pruned.safetensors --packed
   bmrpruner prune posterior.npz --evidence --exclude 'head/*' --out pruned.npz
+  bmrpruner prune posterior.npz --evidence --temperature .1 --out pruned.npz
   bmrpruner prune checkpoint.safetensors --algorithm magnitude --type 2:4 --out pruned.npz
   bmrpruner prune @args.txt --force                        # options from a file, and one more""",
     "sweep": """\
@@ -105,6 +106,8 @@ class Prune:
     """Prune what scores at or below it; for bmr, where ΔF is at or above it."""
     evidence: bool = False
     """Prune where the evidence says so: bmr with the threshold 0."""
+    temperature: float = 1.0
+    """Of the posterior in bmr; less than 1 weighs the data more, and keeps what matters jointly."""
     seed: int = 0
     """For random pruning."""
     prior_precision: Prior = None
@@ -126,7 +129,12 @@ class Prune:
                 raise ValueError("--evidence is bmr with the threshold 0: leave out what differs.")
             threshold = 0.0
         rule = posthoc.Rule(
-            self.algorithm, self.sparsity, threshold, seed=self.seed, **vars(self.where)
+            self.algorithm,
+            self.sparsity,
+            threshold,
+            seed=self.seed,
+            temperature=self.temperature,
+            **vars(self.where),
         )
         done = posthoc.prune_file(
             self.file, self.out, rule, self.force, self.packed, self.prior_precision

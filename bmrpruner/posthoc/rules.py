@@ -9,9 +9,9 @@ import math
 from typing import Any
 
 from bmrpruner import api, sparsity_distributions
-from bmrpruner._checks import check_sparsity, did_you_mean
+from bmrpruner._checks import check_positive, check_sparsity, did_you_mean
 from bmrpruner._tree import Key, PyTree, is_array, join, keyed_leaves
-from bmrpruner.algorithms.bmr_pruners import PosteriorPruning
+from bmrpruner.algorithms.bmr_pruners import BMRPruning, PosteriorPruning
 from bmrpruner.algorithms.global_pruners import GlobalPruningMixin
 from bmrpruner.algorithms.pruners import SaliencyPruning
 from bmrpruner.algorithms.sparse_trainers import StaticRandomSparse
@@ -42,12 +42,13 @@ class Rule:
         or more.
       exclude: Patterns of leaf names that stay whole.
       seed: For algorithms that draw noise.
+      temperature: For `'bmr'` and its kin: see `BMRPruning`.
 
     Examples:
       >>> Rule('snr', sparsity=0.9).label
       'snr, 90 %'
-      >>> Rule('bmr', threshold=0.0).label
-      'bmr, ΔF ≥ 0'
+      >>> Rule('bmr', threshold=0.0, temperature=0.1).label
+      'bmr at T = 0.1, ΔF ≥ 0'
     """
 
     algorithm: str = "bmr"
@@ -58,6 +59,7 @@ class Rule:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     seed: int = 0
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         known = algorithm_names()
@@ -78,6 +80,9 @@ class Rule:
             check_sparsity("sparsity", self.sparsity)
         if self.threshold is not None and not math.isfinite(self.threshold):
             raise ValueError(f"threshold: expected a finite number, got {self.threshold}.")
+        check_positive("temperature", self.temperature)
+        if self.temperature != 1 and not self._takes_temperature:
+            raise ValueError(f"temperature: {self.algorithm} has none; ΔF does, as in bmr.")
         if self.scope not in (None, *SCOPES):
             raise ValueError(f"scope: expected one of {', '.join(SCOPES)}, got {self.scope!r}.")
         if self.scope == "global" and not isinstance(kind, Unstructured):
@@ -86,14 +91,20 @@ class Rule:
             )
 
     @property
+    def _takes_temperature(self) -> bool:
+        return issubclass(api.ALGORITHM_REGISTRY[self.algorithm], BMRPruning)
+
+    @property
     def label(self) -> str:
         """The rule in a few words."""
+        at = "" if self.temperature == 1 else f" at T = {self.temperature:g}"
+        name = self.algorithm + at
         if self.sparsity is not None:
-            return f"{self.algorithm}, {100 * self.sparsity:g} %"
+            return f"{name}, {100 * self.sparsity:g} %"
         if self.threshold is None:
-            return f"{self.algorithm}, {self.sparsity_type}"
+            return f"{name}, {self.sparsity_type}"
         sign = "ΔF ≥" if self.algorithm.endswith("bmr") else "score ≤"
-        return f"{self.algorithm}, {sign} {self.threshold:g}"
+        return f"{name}, {sign} {self.threshold:g}"
 
 
 def algorithm_names() -> tuple[str, ...]:
@@ -134,6 +145,8 @@ def make_updater(
         "sparsity_type": kind,
         "rng_seed": rule.seed,
     }
+    if rule._takes_temperature:
+        settings["temperature"] = rule.temperature
     sparsity = _sparsity(rule, kind)
     scope = rule.scope or ("global" if isinstance(kind, Unstructured) else "layer")
     if scope == "layer" and not issubclass(algorithm, GlobalPruningMixin):

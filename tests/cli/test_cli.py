@@ -93,6 +93,8 @@ def test_rules_reach_the_library(work, capsys):
     found = run_json(capsys, "inspect", "posterior.npz")
     evidence = run_json(capsys, "prune", "posterior.npz", "--evidence", "--out", "e.npz")
     assert evidence["sparsity"] == pytest.approx(found["evidence"])
+    words = ("prune", "posterior.npz", "--evidence", "--temperature", ".1", "--out", "cold.npz")
+    assert run_json(capsys, *words)["rule"] == "bmr at T = 0.1, ΔF ≥ 0"
     threshold = run_json(capsys, *PRUNE, "--threshold", "1")
     assert threshold["sparsity"] == pytest.approx(found["snr"]["1"])
     layer = run_json(capsys, *PRUNE, "--sparsity", ".5", "--scope", "layer", "--force")

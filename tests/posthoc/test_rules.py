@@ -65,6 +65,17 @@ def test_a_threshold_takes_what_scores_at_or_below_it():
     np.testing.assert_array_equal(flat(pruned.params) == 0, evidence >= 0)
 
 
+def test_a_temperature_is_that_of_the_posterior():
+    mean, posterior = network()
+    pruned = posthoc.prune(mean, Rule("bmr", threshold=0.0, temperature=0.1), posterior)
+    evidence = flat(posterior.temper(0.1).delta_f())
+    np.testing.assert_array_equal(flat(pruned.params) == 0, evidence >= 0)
+    np.testing.assert_array_equal(flat(pruned.posterior.std) == 0, evidence >= 0)
+    for rule in ({"algorithm": "snr", "temperature": 0.5}, {"temperature": 0.0}):
+        with pytest.raises(ValueError, match="temperature"):
+            Rule(**{"sparsity": 0.5, **rule})
+
+
 def test_patterns_choose_leaves():
     mean, posterior = network()
     only = Rule("magnitude", sparsity=0.5, include=("*/kernel", "layer_0/bias"), exclude=("*_1/*",))
