@@ -32,10 +32,10 @@ from bmrpruner import metrics
 from bmrpruner.files.atomic import atomic_write
 from bmrpruner.idx import Dataset, read_dataset
 
-COLD = 0.25  # the temperature of the second averaged prediction
+COLD = 0.25  # the temperature of the second averaged prediction, and of 'cold_bmr'
 ONE_SHOT = {
     "AdamW": ("magnitude", "global_magnitude"),
-    "IVON": ("global_magnitude", "global_snr", "global_bmr"),
+    "IVON": ("global_magnitude", "global_snr", "global_bmr", "cold_bmr"),
 }
 GRADUAL = (
     ("IVON", "global_bmr"),
@@ -187,24 +187,20 @@ def make_optimizer(training: Training, data: Dataset, settings: Settings) -> Any
     return pruner.wrap_optax(inner, mask_updates=True)
 
 
-def make_pruner(
-    algorithm: str, sparsity: float | None, steps: int = 0, **settings: Any
-) -> bmrpruner.BaseUpdater:
-    """A pruner by its registry name, with the cubic schedule if there are steps."""
-    every = max(1, steps // 120)
-    schedule = {
-        "update_freq": every,
-        "update_start_step": steps // 4,
-        "update_end_step": steps * 3 // 4 // every * every,
-    }
+def make_pruner(algorithm: str, sparsity: float | None, steps: int = 0) -> bmrpruner.BaseUpdater:
+    """A pruner by its registry name, or 'cold_bmr'; with the cubic schedule if there are steps."""
+    options: dict[str, Any] = {}
+    if steps:
+        every = max(1, steps // 120)
+        options["update_freq"] = every
+        options["update_start_step"] = steps // 4
+        options["update_end_step"] = steps * 3 // 4 // every * every
+    if algorithm == "cold_bmr":
+        algorithm, options["temperature"] = "global_bmr", COLD
     if algorithm.startswith("global_"):
-        settings["use_normalization"] = False
+        options["use_normalization"] = False
     return bmrpruner.create_updater_from_config(
-        algorithm=algorithm,
-        dist_type="uniform",
-        sparsity=sparsity,
-        **(schedule if steps else {}),
-        **settings,
+        algorithm=algorithm, dist_type="uniform", sparsity=sparsity, **options
     )
 
 

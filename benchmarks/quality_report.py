@@ -26,6 +26,7 @@ METHODS = {
     ("IVON", "global_magnitude"): "IVON + magnitude",
     ("IVON", "global_snr"): "IVON + SNR",
     ("IVON", "global_bmr"): "IVON + BMR",
+    ("IVON", "cold_bmr"): "IVON + BMR, T = 1/4",
     ("IVON", "adaptive_bmr"): "IVON + adaptive BMR",
 }
 
@@ -89,6 +90,7 @@ def calibration_table(network: str, rows: list[Row]) -> list[str]:
         "weights pruned",
         "by",
         "counted",
+        "accuracy, mean weights",
         "accuracy",
         "NLL",
         "ECE",
@@ -116,7 +118,7 @@ def calibration_table(network: str, rows: list[Row]) -> list[str]:
                     MODES[mode],
                     name,
                     counted,
-                    spread(group, "averaged", "accuracy", 100, 2),
+                    *(spread(group, kind, "accuracy", 100, 2) for kind in ("mean", "averaged")),
                     *(
                         spread(group, kind, metric, 1, 4)
                         for kind in ("averaged", "cold")
