@@ -14,7 +14,7 @@ from tests.contract import oracle
 
 SPARSITY = 0.6
 TYPES = [Unstructured(), NByM(2, 4), Block((3, 4)), Channel(0)]
-STE = ("magnitude_ste", "random_ste")
+STE = ("magnitude_ste", "random_ste", "bmr_ste")
 COUNTS_ITSELF = ("adaptive_bmr",)
 
 

@@ -24,6 +24,7 @@ CASES = {
     metrics.brier: CLASSES,
     metrics.ece: CLASSES,
     functools.partial(metrics.ece, binning="mass"): CLASSES,
+    metrics.ece_standard_error: CLASSES,
     metrics.classwise_ece: CLASSES,
     metrics.uce: CLASSES,
     metrics.reliability_diagram: CLASSES,
@@ -32,6 +33,9 @@ CASES = {
     metrics.max_probability: DRAWS,
     metrics.log_predictive_density: (np.log(DRAWS[0][..., 0]),),
     metrics.auroc: SCORES,
+    functools.partial(metrics.auroc_standard_error, n_in=58, n_out=51): (
+        np.array([0.9, 0.7], np.float32),
+    ),
     metrics.aupr: SCORES,
     metrics.rmse: REALS[:2],
     functools.partial(metrics.interval_coverage, level=0.8): REALS,
