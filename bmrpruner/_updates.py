@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -20,7 +21,12 @@ def round_updates(updates: PyTree, masks: PyTree, count: jax.Array) -> PyTree:
     Then parameters would differ in the last bit with what the update passes through on its way.
     Flipping no bits, as the sign bit of a count never is set, keeps the product rounded.
     """
-    nothing = count < 0
+    if not isinstance(count, jax.core.Tracer):
+        return updates
+
+    @functools.cache
+    def nothing(unsigned: Any) -> jax.Array:
+        return (count < 0).astype(unsigned)
 
     def opaque(update: Any, mask: Any) -> Any:
         if update is None or mask is None or not jnp.issubdtype(update.dtype, jnp.floating):
@@ -28,10 +34,10 @@ def round_updates(updates: PyTree, masks: PyTree, count: jax.Array) -> PyTree:
         unsigned = _UNSIGNED.get(update.dtype.itemsize)
         if unsigned is None:
             return update
-        bits = jax.lax.bitcast_convert_type(update, unsigned) ^ nothing.astype(unsigned)
+        bits = jax.lax.bitcast_convert_type(update, unsigned) ^ nothing(unsigned)
         return jax.lax.bitcast_convert_type(bits, update.dtype)
 
-    return map_leaves(opaque, updates, masks) if isinstance(count, jax.core.Tracer) else updates
+    return map_leaves(opaque, updates, masks)
 
 
 def cancel_pruned(updates: PyTree, params: PyTree, masks: PyTree) -> PyTree:

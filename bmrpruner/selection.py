@@ -25,8 +25,8 @@ _BITS = 2
 _SMALL = 1 << 12
 
 # Bits still to find; key of the cut, once it is found; what is found so far, of the key or then of
-# the rank; how many scores reach that.
-_State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+# the rank; how many scores reach that; how many have keys known to be above the cut's.
+_State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
 
 
 def order_key(scores: jax.Array) -> jax.Array:
@@ -143,14 +143,13 @@ def _unsigned(count: int | jax.Array) -> np.ndarray | jax.Array:
 @functools.partial(jax.jit, static_argnames="joint")
 def _top_masks(scores: list[jax.Array], counts: list[jax.Array], joint: bool) -> list[jax.Array]:
     chosen = [i for i, x in enumerate(scores) if x.size]
-    masks = [jnp.zeros(x.shape, jnp.uint8) for x in scores]
+    masks: dict[int, jax.Array] = {}
     if chosen:
         arrays = [lax.stop_gradient(scores[i]) for i in chosen]
         wanted = concatenate(counts)
         wanted = wanted if joint else wanted[np.array(chosen)]
-        for i, mask in zip(chosen, _search(arrays, wanted, joint), strict=True):
-            masks[i] = mask
-    return masks
+        masks = dict(zip(chosen, _search(arrays, wanted, joint), strict=True))
+    return [masks[i] if x.size else jnp.zeros(x.shape, jnp.uint8) for i, x in enumerate(scores)]
 
 
 def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax.Array]:
@@ -164,52 +163,58 @@ def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax
     kinds = {x.dtype: _common_dtype(scores) if joint else x.dtype for x in scores}
     width = max(map(_key_width, kinds.values()))
     word = _word(width, max(ranks))
+    highest = word.type(jnp.iinfo(word).max)
     rank_bits = -(-(max(ranks) + 1).bit_length() // _BITS) * _BITS
     batches = _batches(scores)
     order = np.concatenate(batches)
     stacks = [_stacked([scores[i] for i in batch]) for batch in batches]
     tags = _tags(np.cumsum([0, *map(len, batches)])[:-1])
-    origin = word.type(0)
     first, length = np.array(ranks, word)[order], np.array(sizes, word)[order]
     totals = np.array(ranks[:1], word) if joint else first
     wanted = jnp.minimum(counts if joint else counts[order], totals).astype(word)
 
-    def on_each(function: Callable, ranking: jax.Array, cut: jax.Array, *trials: jax.Array) -> list:
-        parts: list[Any] = [first, length, cut, *trials]
-        columns = [jnp.broadcast_to(part, first.shape) for part in parts]
+    def on_each(function: Callable, flag: jax.Array, *columns: jax.Array) -> list:
+        table = jnp.stack([jnp.broadcast_to(c, first.shape) for c in (length, *columns)], axis=1)
         # Hidden from the compiler: what does not depend on the pass, which it would compute once
         # and store; and where in the table a batch is, so that equal shapes share compiled code.
-        hidden = lax.optimization_barrier(
-            (tags, stacks, ranking, jnp.stack(columns, axis=1), origin)
-        )
+        hidden = lax.optimization_barrier((tags, stacks, flag, table, word.type(0)))
         batched = zip(*hidden[:2], strict=True)
         return [function(kinds[x.dtype], tag, x, *hidden[2:]) for tag, x in batched]
 
+    def level(rank: jax.Array) -> jax.Array:
+        """The place of a rank in each array; above all places where there is none so high."""
+        return jnp.where(rank > first, highest, highest - 1 - (first - rank))
+
     def unfinished(state: _State) -> jax.Array:
-        shift, _, _, reached = state
+        shift, _, _, reached, _ = state
         return (shift >= 0) & jnp.any(reached != wanted)
 
     def refine(state: _State) -> _State:
-        shift, cut, low, reached = state
+        shift, cut, low, reached, above = state
         ranking, turning = shift < rank_bits, shift == rank_bits - _BITS
         cut, low = jnp.where(turning, low, cut), jnp.where(turning, 0, low)
         step = word.type(1) << jnp.where(ranking, shift, shift - rank_bits).astype(word)
         trials = [low + step * word.type(i) for i in range(1, 1 << _BITS)]
-        counted = zip(*on_each(_count, ranking, cut, *trials), strict=True)
+        thresholds = [jnp.where(ranking, level(trial), trial) for trial in trials]
+        counted = zip(*on_each(_count, ranking, cut, *thresholds), strict=True)
         found = jnp.stack([concatenate(c) for c in counted], axis=1)
         found = found.sum(0, keepdims=True, dtype=word) if joint else found
+        found += jnp.where(ranking, above, 0)[:, None]
         enough = found >= wanted[:, None]
         low += step * enough.sum(1, dtype=word)
         reached = jnp.where(enough, found, reached[:, None]).min(1)
-        return shift - _BITS, cut, low, reached
+        short = jnp.where(enough, above[:, None], found).max(1)
+        return shift - _BITS, cut, low, reached, jnp.where(ranking, above, short)
 
     # Inside of `shard_map` the state varies over the devices, as the scores do.
     zero = functools.reduce(lax.add, [lax.full_like(x, 0, word, ()) for x in scores])
-    shift = 8 * width + rank_bits - _BITS + zero.astype(jnp.int32)
-    state = shift, zero * totals, zero * totals, zero + totals
-    shift, cut, low, _ = lax.while_loop(unfinished, refine, state)
+    start = 8 * width + rank_bits - _BITS
+    none = zero * totals
+    state = start + zero.astype(jnp.int32), none, none, none + totals, none
+    shift, cut, low, *_ = lax.while_loop(unfinished, refine, state)
     ranking = shift < rank_bits - _BITS
-    kept = on_each(_keep, ranking, cut, jnp.maximum(low, ranking.astype(word)))
+    last_key, last_place = jnp.where(ranking, cut, low), jnp.where(ranking, level(low), 0)
+    kept = on_each(_keep, shift <= start, last_key, last_place)
     masks: dict[int, jax.Array] = {}
     for stack, batch in zip(kept, batches, strict=True):
         masks |= zip(batch, _unstacked(stack, [scores[i] for i in batch]), strict=True)
@@ -231,19 +236,26 @@ def _batches(scores: list[jax.Array]) -> list[list[int]]:
 def _stacked(batch: list[jax.Array]) -> jax.Array:
     """A row for each of several small arrays, filled up with what is never kept."""
     if len(batch) == 1:
-        return batch[0][None]
+        return batch[0].reshape(1, -1) if jax.device_count() == 1 else batch[0][None]
     width, kind = max(x.size for x in batch), batch[0].dtype
     lowest = jnp.nan if jnp.issubdtype(kind, jnp.floating) else _lowest(kind)
-    rows = [jnp.pad(x.ravel(), (0, width - x.size), constant_values=lowest) for x in batch]
-    return concatenate(rows).reshape(len(batch), width)
+    stack = jnp.full((len(batch), width), lowest, kind)
+    for corner, x in zip(_corners(batch), batch, strict=True):
+        stack = lax.dynamic_update_slice(stack, x.reshape(1, -1), corner)
+    return stack
 
 
 def _unstacked(stack: jax.Array, batch: list[jax.Array]) -> list[jax.Array]:
     if len(batch) == 1:
-        return [stack[0]]
+        return [stack[0].reshape(batch[0].shape)]
+    corners = zip(_corners(batch), batch, strict=True)
+    return [lax.dynamic_slice(stack, at, (1, x.size)).reshape(x.shape) for at, x in corners]
+
+
+def _corners(batch: list[jax.Array]) -> list[tuple[jax.Array, Any]]:
+    """Where the rows of a stack begin; hidden, so that equal shapes share compiled code."""
     tags = lax.optimization_barrier(_tags(range(len(batch))))
-    rows = [lax.dynamic_index_in_dim(stack, tag[0], keepdims=False) for tag in tags]
-    return [row[: x.size].reshape(x.shape) for row, x in zip(rows, batch, strict=True)]
+    return [(lax.index_in_dim(tag, 0, keepdims=False), np.uint32(0)) for tag in tags]
 
 
 def _lowest(kind: np.dtype) -> Any:
@@ -257,7 +269,7 @@ def _tags(numbers: Iterable[int]) -> list[np.ndarray]:
 
 def concatenate(arrays: Sequence[jax.Array]) -> jax.Array:
     """All in one vector, in two stages: XLA takes more than linear time for many operands."""
-    vectors = [jnp.atleast_1d(x) for x in arrays]
+    vectors = [lax.reshape(x, (1,)) if jnp.ndim(x) == 0 else x for x in arrays]
     width = math.isqrt(len(vectors) - 1) + 1
     parts = [jnp.concatenate(vectors[i : i + width]) for i in range(0, len(vectors), width)]
     return jnp.concatenate(lax.optimization_barrier(parts))
@@ -285,50 +297,57 @@ def _word(width: int, size: int) -> np.dtype:
     return np.dtype(np.uint64)
 
 
-def _reaches(
-    kind: np.dtype,
-    tag: jax.Array,
-    scores: jax.Array,
-    ranking: jax.Array,
-    table: jax.Array,
-    origin: jax.Array,
-) -> list[jax.Array]:
-    """Whether what a pass compares of a batch of arrays reaches each threshold.
-
-    These are its keys; or, when ranking, a value above all for keys above the cut, the rank for
-    keys at the cut, and 0 for those below and for what fills up a row.
-    """
+def _read(
+    kind: np.dtype, tag: jax.Array, scores: jax.Array, table: jax.Array, zero: jax.Array
+) -> tuple[jax.Array, ...]:
+    """Keys of a batch of arrays, places, which fall by one from score to score; table columns."""
     rows = lax.dynamic_slice_in_dim(table, tag[0], len(scores))
-    columns = [lax.broadcast_in_dim(column, scores.shape, (0,)) for column in rows.T]
-    first, length, cut, *thresholds = columns
+    length, *columns = [lax.broadcast_in_dim(column, scores.shape, (0,)) for column in rows.T]
     key = order_key(scores.astype(kind)).astype(table.dtype)
-    index = lax.full_like(key, origin)
+    index = lax.full_like(key, zero)
     for axis, size in enumerate(scores.shape[1:], start=1):
         if size > 1:
-            position = lax.broadcasted_iota(table.dtype, scores.shape, axis)
-            index = index * table.dtype.type(size) + position
-    rank = first - index
+            position = lax.broadcasted_iota(key.dtype, scores.shape, axis)
+            index = index * key.dtype.type(size) + position
+    place = lax.full_like(key, jnp.iinfo(key.dtype).max - 1) - index
     if len(scores) > 1:
-        rank = lax.select(index < length, rank, lax.full_like(rank, 0))
-    rank = lax.select(key == cut, rank, -(key > cut).astype(table.dtype))
-    values = lax.select(ranking, rank, key)
-    return [values >= threshold for threshold in thresholds]
+        place = lax.select(index < length, place, lax.full_like(place, 0))
+    return key, place, *columns
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _count(*batch: Any) -> list[jax.Array]:
-    """How many scores of each array reach each threshold, in one read."""
-    reaches, word = _reaches(*batch), batch[-1].dtype
-    axes = tuple(range(1, reaches[0].ndim))
+def _count(
+    kind: np.dtype, tag: jax.Array, scores: jax.Array, ranking: jax.Array, *table: jax.Array
+) -> list[jax.Array]:
+    """How many scores of each array reach each threshold, in one read.
+
+    What is compared are the keys; or, when ranking, the places of those whose key is at the cut.
+    """
+    key, place, cut, *thresholds = _read(kind, tag, scores, *table)
+    place = lax.select(key == cut, place, lax.full_like(place, 0))
+    values = lax.select(ranking, place, key)
+    reaches = [(values >= threshold).astype(key.dtype) for threshold in thresholds]
+    axes = tuple(range(1, key.ndim))
     # On a CPU one reduction of several operands is one vectorised loop, while a plain sum is cut up
     # and first stores what it sums. On a mesh, though, XLA gathers the former's partial results.
     if jax.device_count() > 1:
-        return [jnp.sum(r, axes, dtype=word) for r in reaches]
-    zeros = (word.type(0),) * len(reaches)
-    operands = tuple(r.astype(word) for r in reaches)
-    return lax.reduce(operands, zeros, lambda a, b: tuple(map(lax.add, a, b)), axes)
+        return [jnp.sum(r, axes, dtype=key.dtype) for r in reaches]
+    zeros = (key.dtype.type(0),) * len(reaches)
+    return lax.reduce(tuple(reaches), zeros, lambda a, b: tuple(map(lax.add, a, b)), axes)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _keep(*batch: Any) -> jax.Array:
-    return _reaches(*batch)[0].astype(jnp.uint8)
+def _keep(
+    kind: np.dtype, tag: jax.Array, scores: jax.Array, started: jax.Array, *table: jax.Array
+) -> jax.Array:
+    """Masks of the scores above the last key kept, and of those at it down to the last place."""
+
+    def mask() -> jax.Array:
+        key, place, last_key, last_place = _read(kind, tag, scores, *table)
+        keep = lax.select(key == last_key, place >= last_place, key > last_key)
+        return keep.astype(jnp.uint8)
+
+    if len(scores) == 1:
+        return mask()
+    # Or XLA would compute the masks of a batch anew for each of its arrays.
+    return lax.cond(started, mask, lambda: jnp.zeros(scores.shape, jnp.uint8))
