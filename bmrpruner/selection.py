@@ -174,7 +174,8 @@ def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax
     wanted = jnp.minimum(counts if joint else counts[order], totals).astype(word)
 
     def on_each(function: Callable, flag: jax.Array, *columns: jax.Array) -> list:
-        table = jnp.stack([jnp.broadcast_to(c, first.shape) for c in (length, *columns)], axis=1)
+        spread = [jnp.broadcast_to(column, first.shape) for column in columns]
+        table = jnp.stack([length, *spread], axis=1)
         # Hidden from the compiler: what does not depend on the pass, which it would compute once
         # and store; and where in the table a batch is, so that equal shapes share compiled code.
         hidden = lax.optimization_barrier((tags, stacks, flag, table, word.type(0)))
