@@ -21,18 +21,17 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 import rich.progress
 import tyro
 from networks import NETWORKS, Network
 from quality_report import write_report
+from quality_training import COLD, Training, make_optimizer, make_pruner, train
 
 import bmrpruner
 from bmrpruner import metrics
 from bmrpruner.files.atomic import atomic_write
 from bmrpruner.idx import Dataset, read_dataset
 
-COLD = 0.25  # the temperature of the second averaged prediction, and of 'cold_bmr'
 ONE_SHOT = {
     "AdamW": ("magnitude", "global_magnitude"),
     "IVON": ("global_magnitude", "global_snr", "global_bmr", "cold_bmr"),
@@ -73,21 +72,6 @@ class Settings:
     """Train nothing: table and pictures of what is there."""
 
 
-class Training(NamedTuple):
-    """One training run: a file."""
-
-    network: str
-    optimizer: str  # 'AdamW' or 'IVON'
-    algorithm: str  # 'no_prune', pruned afterwards; else pruned during training
-    sparsity: float | None  # None where the evidence decides
-    seed: int
-
-    @property
-    def file(self) -> str:
-        """Its name."""
-        return "-".join(str(part) for part in self) + ".json"
-
-
 class Pruned(NamedTuple):
     """A network to evaluate."""
 
@@ -104,12 +88,13 @@ def main(settings: Settings) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     todo = [] if settings.report else [t for t in trainings(settings) if missing(runs, t, settings)]
     data = standardised(read_dataset(settings.data, classes=10), settings.validation)
+    size = len(data.train_images), settings.epochs
     with rich.progress.Progress(transient=True) as progress:
         overall = progress.add_task("Training runs", total=len(todo))
         optimizers: dict[Any, Any] = {}
         for training in todo:
             start = time.perf_counter()
-            tx = optimizers.setdefault(training[:-1], make_optimizer(training, data, settings))
+            tx = optimizers.setdefault(training[:-1], make_optimizer(training, *size))
             result = run(training, tx, data, settings, progress)
             with atomic_write(runs / training.file, force=True) as path:
                 path.write_text(json.dumps({"settings": fingerprint(settings), **result}))
@@ -167,43 +152,6 @@ def standardised(data: Dataset, validation: int) -> Dataset:
     )
 
 
-def make_optimizer(training: Training, data: Dataset, settings: Settings) -> Any:
-    """AdamW or IVON, wrapped by the pruner, which keeps pruned weights at zero."""
-    examples = len(data.train_images)
-    steps = settings.epochs * (examples // 100)
-    if training.optimizer == "AdamW":
-        inner = optax.adamw(optax.cosine_decay_schedule(1e-3, steps))
-    elif training.algorithm == "no_prune":
-        inner = bmrpruner.ivon(optax.cosine_decay_schedule(0.3, steps), ess=examples)
-    else:
-        # The prior that decides which weights go is too narrow for those that stay.
-        prior = optax.exponential_decay(
-            60 / examples, 0.3 * steps, 0.1, int(0.3 * steps), end_value=6 / examples
-        )
-        inner = bmrpruner.ivon(
-            optax.cosine_decay_schedule(0.3, steps), ess=examples, weight_decay=prior
-        )
-    pruner = make_pruner(training.algorithm, training.sparsity, steps)
-    return pruner.wrap_optax(inner, mask_updates=True)
-
-
-def make_pruner(algorithm: str, sparsity: float | None, steps: int = 0) -> bmrpruner.BaseUpdater:
-    """A pruner by its registry name, or 'cold_bmr'; with the cubic schedule if there are steps."""
-    options: dict[str, Any] = {}
-    if steps:
-        every = max(1, steps // 120)
-        options["update_freq"] = every
-        options["update_start_step"] = steps // 4
-        options["update_end_step"] = steps * 3 // 4 // every * every
-    if algorithm == "cold_bmr":
-        algorithm, options["temperature"] = "global_bmr", COLD
-    if algorithm.startswith("global_"):
-        options["use_normalization"] = False
-    return bmrpruner.create_updater_from_config(
-        algorithm=algorithm, dist_type="uniform", sparsity=sparsity, **options
-    )
-
-
 def run(
     training: Training, tx: Any, data: Dataset, settings: Settings, progress: Any
 ) -> dict[str, Any]:
@@ -221,64 +169,6 @@ def run(
     rows = [evaluate(pruned, training, network, data, settings.samples) for pruned in networks]
     record = getattr(state, "rounds", None)
     return {"rows": rows, "rounds": record and record.to_dict()}
-
-
-def train(
-    training: Training, tx: Any, network: Network, data: Dataset, epochs: int, progress: Any
-) -> tuple[Any, Any]:
-    """The parameters and the optimizer state after all epochs."""
-    key = jax.random.key(training.seed)
-    params = network.init(key)
-    state = tx.init(params)
-    images, labels = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
-    bar = progress.add_task(" ".join(str(part) for part in training), total=epochs)
-    for epoch in range(epochs):
-        params, state = jax.block_until_ready(
-            train_epoch(
-                tx,
-                network.apply,
-                training.optimizer,
-                (params, state),
-                jax.random.fold_in(key, epoch),
-                images,
-                labels,
-            )
-        )
-        progress.advance(bar)
-    progress.remove_task(bar)
-    return params, state
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1, 2), donate_argnums=3)
-def train_epoch(
-    tx: Any,
-    apply: Callable[..., jax.Array],
-    optimizer: str,
-    carry: Any,
-    key: jax.Array,
-    images: jax.Array,
-    labels: jax.Array,
-) -> Any:
-    """One pass through the data in batches of 100, in random order."""
-
-    def loss_fn(params: Any, rows: jax.Array, key: Any = None) -> jax.Array:
-        logits = apply(params, images[rows])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
-
-    def step(carry: Any, batch: Any) -> Any:
-        params, state = carry
-        rows, step_key = batch
-        if optimizer == "IVON":
-            _, grads, state = bmrpruner.noisy_value_and_grad(loss_fn, state, params, step_key, rows)
-        else:
-            grads = jax.grad(loss_fn)(params, rows)
-        updates, state = tx.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), None
-
-    order_key, noise_key = jax.random.split(key)
-    steps = len(images) // 100
-    order = jax.random.permutation(order_key, len(images))[: steps * 100].reshape(steps, 100)
-    return jax.lax.scan(step, carry, (order, jax.random.split(noise_key, steps)))[0]
 
 
 def prune_once(
@@ -307,6 +197,10 @@ def evaluate(
     counted = float(metrics.sparsity(kernels))
     if pruned.sparsity is not None and abs(counted - pruned.sparsity) > 0.002:
         raise RuntimeError(f"{training}: counted a sparsity of {counted:.4f}.")
+    probs = probabilities(network, pruned.params, data.test_images)
+    whole = probabilities(network, refilled(pruned), data.test_images)
+    if counted and bool(jnp.all(probs == whole)):
+        raise RuntimeError(f"{training}: the outputs do not depend on the pruned weights.")
     row = {
         **training._asdict(),
         "mode": pruned.mode,
@@ -314,13 +208,21 @@ def evaluate(
         "sparsity": pruned.sparsity,
         "counted_sparsity": counted,
         "layer_sparsity": {name: float(metrics.sparsity(k)) for name, k in kernels.items()},
-        "mean": scores(probabilities(network, pruned.params, data.test_images), data),
+        "mean": scores(probs, data),
     }
     if pruned.posterior is not None and pruned.algorithm in AVERAGED:
         for name, temperature in (("averaged", 1.0), ("cold", COLD)):
             posterior = pruned.posterior.temper(temperature)
             row[name] = scores(averaged(network, posterior, data.test_images, samples), data)
     return row
+
+
+def refilled(pruned: Pruned) -> Any:
+    """The parameters with 0.1 for every weight that is pruned."""
+    return {
+        name: {**layer, "kernel": jnp.where(layer["kernel"] == 0, 0.1, layer["kernel"])}
+        for name, layer in pruned.params.items()
+    }
 
 
 def probabilities(network: Network, params: Any, images: Any) -> jax.Array:

@@ -122,8 +122,7 @@ class BMRPruning(PosteriorPruning):
 
     def score_posterior(self, posterior: DiagonalGaussian) -> PyTree:
         """-ΔF, in nats."""
-        tempered = posterior if self.temperature == 1 else posterior.temper(self.temperature)
-        return jax.tree.map(jnp.negative, tempered.delta_f())
+        return jax.tree.map(jnp.negative, posterior.temper(self.temperature).delta_f())
 
 
 @dataclasses.dataclass(eq=False)

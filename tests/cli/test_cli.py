@@ -1,9 +1,7 @@
 """The command line: what it prints and writes, and one line for every bad input."""
 
-import gzip
 import json
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 
 from bmrpruner import cli, files
+from tests.idx_files import write_split
 
 
 def write_posterior(path, change=None):
@@ -31,10 +30,7 @@ def write_idx(directory, labels=10):
     rng = np.random.default_rng(1)
     images = rng.integers(0, 256, (40, 3, 4), np.uint8)
     targets = (np.arange(40) % labels).astype(np.uint8)
-    for name, array in (("images-idx3", images), ("labels-idx1", targets)):
-        header = struct.pack(f">{1 + array.ndim}I", 0x0800 + array.ndim, *array.shape)
-        raw = gzip.compress(header + array.tobytes())
-        (directory / f"t10k-{name}-ubyte.gz").write_bytes(raw)
+    write_split(directory, "t10k", images, targets)
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,15 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.idx_files import idx, write_split
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 import data  # noqa: E402
-
-
-def idx(array, magic=None):
-    """The bytes of an IDX file."""
-    magic = 0x0800 + array.ndim if magic is None else magic
-    return struct.pack(f">{1 + array.ndim}I", magic, *array.shape) + array.tobytes()
 
 
 def write_dataset(directory, pack=gzip.compress, suffix=".gz"):
@@ -26,8 +21,7 @@ def write_dataset(directory, pack=gzip.compress, suffix=".gz"):
     for part, n in (("train", 50), ("t10k", 20)):
         images = rng.integers(0, 256, (n, 3, 4), np.uint8)
         labels = rng.integers(0, 10, n).astype(np.uint8)
-        (directory / f"{part}-images-idx3-ubyte{suffix}").write_bytes(pack(idx(images)))
-        (directory / f"{part}-labels-idx1-ubyte{suffix}").write_bytes(pack(idx(labels)))
+        write_split(directory, part, images, labels, pack, suffix)
 
 
 @pytest.mark.parametrize(("pack", "suffix"), [(gzip.compress, ".gz"), (bytes, "")])
