@@ -13,8 +13,9 @@ import optax
 
 from bmrpruner import _groups, mask_calculator, sparsity_distributions
 from bmrpruner._checks import accepted, check_sparsity, did_you_mean
-from bmrpruner._masks import MASK_DTYPE, mask_tree, pack_tree, unpack
+from bmrpruner._masks import MASK_DTYPE, pack_tree, unpack
 from bmrpruner._sharding import sharded_like
+from bmrpruner._transformation import pruning_transformation
 from bmrpruner._tree import (
     Key,
     PyTree,
@@ -26,7 +27,6 @@ from bmrpruner._tree import (
     map_leaves,
     map_with_key,
 )
-from bmrpruner._updates import cancel_pruned, round_updates
 from bmrpruner.sparsity_schedules import NoUpdateSchedule
 from bmrpruner.sparsity_types import Block, NByM, SparsityType, Unstructured, check_shape, fits
 
@@ -284,41 +284,8 @@ class BaseUpdater:
           >>> optax.apply_updates(params, updates).tolist()
           [[0.0, -3.5], [1.5, 0.0]]
         """
-        inner = optax.with_extra_args_support(inner)
         masks_updates = self.mask_updates if mask_updates is None else mask_updates
-
-        def init_fn(params: PyTree) -> SparseState:
-            return self.init_state(params)._replace(inner_state=inner.init(params))
-
-        def update_fn(
-            updates: PyTree, state: SparseState, params: PyTree = None, **extra_args: Any
-        ) -> tuple[PyTree, SparseState]:
-            if params is None:
-                raise ValueError("params: the update of a wrapped optimizer needs them, got None.")
-            due = self.scheduler.is_mask_update_iter(state.count)
-            refreshed = _if_due(
-                due,
-                lambda: self.update_state(
-                    state, params, updates, **accepted(self.update_state, extra_args)
-                ),
-                state,
-            )
-            if self.is_sparse_gradients:
-                updates = mask_tree(updates, refreshed.masks)
-            emitted, inner_state = inner.update(
-                updates, refreshed.inner_state, params, **extra_args
-            )
-            if self.skip_gradients:
-                zeros = jax.tree.map(jnp.zeros_like, emitted)
-                emitted = _select(due, zeros, emitted)
-                inner_state = _select(due, refreshed.inner_state, inner_state)
-            emitted = round_updates(emitted, refreshed.masks, state.count)
-            if masks_updates:
-                emitted = cancel_pruned(emitted, params, refreshed.masks)
-            count = optax.safe_increment(state.count)
-            return emitted, refreshed._replace(inner_state=inner_state, count=count)
-
-        return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+        return pruning_transformation(self, inner, masks_updates)
 
     @property
     def _pooling(self) -> str:
@@ -421,16 +388,3 @@ def _check_scored(key: Key, sparsity: Any, score: Any) -> None:
             f"scores: leaf {join(key) or '(root)'!r} is to be pruned, but has no score, as its "
             "gradient or its state in the optimizer is missing; exempt it by filter_fn."
         )
-
-
-def _if_due(due: Any, refresh: Callable[[], SparseState], state: SparseState) -> SparseState:
-    """`refresh()` if due, else `state`; decided here and now where `due` is a known value."""
-    if isinstance(due, jax.core.Tracer):
-        return jax.lax.cond(due, refresh, lambda: state)
-    return refresh() if due else state
-
-
-def _select(condition: Any, on_true: PyTree, on_false: PyTree) -> PyTree:
-    if not isinstance(condition, jax.core.Tracer):
-        return on_true if condition else on_false
-    return jax.tree.map(functools.partial(jnp.where, condition), on_true, on_false)
