@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from bmrpruner import evidence
 from bmrpruner._checks import check_positive
+from bmrpruner._masks import as_plain
 from bmrpruner._tree import PyTree, is_array, is_none
 from bmrpruner.posteriors._leaves import align, check_like, flatten, widen
 
@@ -318,11 +319,10 @@ def _where_kept(field: str, mask: Any, leaf: Any, values: Any, otherwise: float)
             f"{field}: expected None, or an array for an array, got {type(mask).__name__} "
             f"for {type(leaf).__name__}."
         )
-    if mask.shape != leaf.shape:
-        if mask.shape != (-(-leaf.size // 8),) or mask.dtype != jnp.uint8:
-            raise ValueError(
-                f"{field}: expected the shape of mean, {leaf.shape}, or "
-                f"{-(-leaf.size // 8)} bytes of packed bits, got {mask.dtype}{mask.shape}."
-            )
-        mask = jnp.unpackbits(mask, count=leaf.size).reshape(leaf.shape)
-    return jnp.where(jnp.asarray(mask) != 0, values, otherwise)
+    size = -(-leaf.size // 8)
+    if mask.shape != leaf.shape and (mask.shape != (size,) or mask.dtype != jnp.uint8):
+        raise ValueError(
+            f"{field}: expected the shape of mean, {leaf.shape}, or {size} bytes of packed bits, "
+            f"got {mask.dtype}{mask.shape}."
+        )
+    return jnp.where(as_plain(mask, leaf) != 0, values, otherwise)
