@@ -96,8 +96,8 @@ class PolynomialSchedule(PeriodicSchedule):
         check_schedule(self)
         progress = self._progress(step)
         factor = 1 - (1 - progress) ** self.power
-        # A vector is computed once; XLA would compute a scalar anew for every leaf.
-        factor = jax.lax.optimization_barrier(jnp.full(2, factor, jnp.float32))[0]
+        # XLA computes a scalar anew for every leaf, but a concatenation once.
+        factor = jax.lax.optimization_barrier(jnp.array([factor, factor], jnp.float32))[0]
         return jax.tree.map(lambda target: target * factor, target_sparsities)
 
     def _progress(self, step: Any) -> Any:

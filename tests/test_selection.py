@@ -283,3 +283,12 @@ def test_on_a_mesh():
 if __name__ == "__main__":
     check_on_a_mesh(AxisType.Auto)
     check_on_a_mesh(AxisType.Explicit)
+
+
+def test_small_arrays_are_read_together():
+    def keys(number):
+        arrays = [jnp.ones((1, 30 + i)) for i in range(number)]
+        select = jax.jit(lambda xs: selection.top_masks(xs, [3] * number))
+        return select.lower(arrays).compile().as_text().count(" bitcast-convert(")
+
+    assert keys(12) == keys(6)

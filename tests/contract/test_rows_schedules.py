@@ -115,3 +115,14 @@ def test_steps_are_counted_in_the_sparsity_of_vmapped_runs():
     steps = jnp.arange(4)
     found = jax.vmap(lambda step: schedule.get_sparsity_at_step(0.8, step))(steps)
     np.testing.assert_allclose(found, [oracle.cubic(0.8, s, 0, 4) for s in range(4)], rtol=1e-6)
+
+
+def test_the_growth_of_the_sparsity_is_computed_once_for_all_leaves():
+    schedule = PolynomialSchedule(10, 0, 100)
+
+    def powers(leaves):
+        at_step = jax.jit(lambda targets, step: schedule.get_sparsity_at_step(targets, step))
+        text = at_step.lower([0.5 + i / 100 for i in range(leaves)], 3).compile().as_text()
+        return text.count(" minimum(") + text.count(" clamp(")
+
+    assert powers(12) == powers(6)
