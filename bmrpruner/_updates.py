@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from bmrpruner._masks import as_plain
 from bmrpruner._tree import PyTree, map_leaves
 
-_UNSIGNED = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
+_UNSIGNED = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
 
 
 def round_updates(updates: PyTree, masks: PyTree, count: jax.Array) -> PyTree:
@@ -19,7 +19,7 @@ def round_updates(updates: PyTree, masks: PyTree, count: jax.Array) -> PyTree:
 
     XLA may fuse an update's last product into its sum with the parameter (a fused multiply-add).
     Then parameters would differ in the last bit with what the update passes through on its way.
-    Flipping no bits, as the sign bit of a count never is set, keeps the product rounded.
+    Flipping no bits keeps the product rounded: that the count is not negative, it cannot know.
     """
     if not isinstance(count, jax.core.Tracer):
         return updates

@@ -63,14 +63,15 @@ def keep_count(size: Any, sparsity: Any) -> jax.Array:
     """`max(1, round(size * (1 - sparsity)))` in float32, halves to even; `size` at sparsity 0.
 
     Returns:
-      int32 scalar, or vector if the arguments are.
+      int32 scalar, or vector if the arguments are; unsigned where a size takes more than 31 bits.
 
     Example:
       >>> keep_count(5, 0.5)
       Array(2, dtype=int32)
     """
     sparsity = jnp.asarray(sparsity, jnp.float32)
-    return jnp.where(sparsity == 0, size, _rounded_count(size, sparsity))
+    kept = _rounded_count(size, sparsity)
+    return jnp.where(sparsity == 0, np.asarray(size, kept.dtype), kept)
 
 
 def topk_mask_calculator(scores: Any, sparsity: Any) -> jax.Array:
@@ -188,7 +189,7 @@ def topk_groups(scores: Any, sparsity: Any, sparsity_type: Any, how: str) -> jax
 def largest_of_each_group(scores: jax.Array, n: Any, m: int, axis: int) -> jax.Array:
     """uint8 mask of the n largest of every m along an axis; n may be traced."""
     keys = jnp.moveaxis(selection.order_key(scores), axis, -1)
-    groups = keys.reshape(*keys.shape[:-1], -1, m)
+    groups = keys.reshape(*keys.shape[:-1], keys.shape[-1] // m, m)
     # A member's rank is the number of those that beat it: larger, or equal with a higher index.
     position = jnp.arange(m)
     mine, other = groups[..., :, None], groups[..., None, :]
@@ -198,4 +199,9 @@ def largest_of_each_group(scores: jax.Array, n: Any, m: int, axis: int) -> jax.A
 
 
 def _rounded_count(size: Any, sparsity: jax.Array) -> jax.Array:
-    return jnp.maximum(1, jnp.round(size * (1 - sparsity)).astype(jnp.int32))
+    widest = jax.dtypes.canonicalize_dtype(np.uint64)
+    if np.max(size) > jnp.iinfo(widest).max:
+        raise ValueError(f"size: {size} weights in one ranking need jax_enable_x64.")
+    kind = jnp.int32 if np.max(size) < 2**31 else widest
+    kept = jnp.round(np.asarray(size, np.float32) * (1 - sparsity))
+    return jnp.maximum(1, kept).astype(kind)

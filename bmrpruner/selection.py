@@ -1,32 +1,43 @@
-"""Exact top-k masks of one array or of a whole tree, without sorting, concatenating or reshaping.
+"""Exact top-k masks of one array or of a whole tree, without sorting and without copying it.
 
 Scores are read as unsigned integers of the same order (`order_key`), and the k-th largest is found
 by a search over those integers, two bits a pass: each pass counts in one read of memory how many
 scores reach each of three thresholds, and the search ends as soon as a count is exact. Equal scores
 at the cut, where some are kept and some dropped, are told apart by going on in the same way over
-their positions. All arrays share one loop, and what crosses devices is the counts.
+their positions. All arrays share one loop, and what crosses devices is the counts. Only small
+arrays are copied, into the rows of one, as each array costs time to compile.
 """
 
 import functools
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import AxisType
 
-# Bits found by a pass. With three thresholds a CPU counts while it waits for memory; with more it
-# takes fewer passes but no less time, and with one XLA makes a slower program (see `_count`).
+from bmrpruner._masks import MASK_DTYPE
+
+# Bits found by a pass, a divisor of 8. With three thresholds a CPU counts while it waits for
+# memory; with more it takes fewer passes but no less time, and with one XLA makes a slower program
+# (see `_count`).
 _BITS = 2
 
 # Largest array to be worked on together with others.
 _SMALL = 1 << 12
 
-# Bits still to find; key of the cut, once it is found; what is found so far, of the key or then of
-# the rank; how many scores reach that; how many have keys known to be above the cut's.
-_State = tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]
+
+class _State(NamedTuple):
+    """Where a search stands; of each cut, `reached >= wanted > above` unless nothing is wanted."""
+
+    shift: jax.Array  # of the bits that the next pass finds: of the key, then of the rank
+    cut: jax.Array  # the key of the cut, once it is found
+    low: jax.Array  # what is found so far, of the key or then of the rank
+    reached: jax.Array  # how many scores reach that
+    above: jax.Array  # how many have keys known to be above the cut's
 
 
 def order_key(scores: jax.Array) -> jax.Array:
@@ -42,7 +53,7 @@ def order_key(scores: jax.Array) -> jax.Array:
       either sign is 0, below -inf; -0.0 and +0.0 are equal.
 
     Raises:
-      TypeError: if the scores have no order, such as complex numbers.
+      TypeError: if the scores have no order, such as complex numbers, or are of less than 8 bits.
 
     Examples:
       >>> order_key(jnp.array([jnp.nan, -jnp.inf, -0.0, 0.0, 1.0], jnp.bfloat16))
@@ -50,15 +61,14 @@ def order_key(scores: jax.Array) -> jax.Array:
     """
     scores = jnp.asarray(scores)
     kind, width = scores.dtype, 8 * scores.dtype.itemsize
+    if kind != jnp.bool_ and not _is_real(kind):
+        raise TypeError(f"scores must be real numbers of 8 bits or more, found {kind}")
     if jnp.issubdtype(kind, jnp.unsignedinteger):
         return scores
     if kind == jnp.bool_:
         return scores.astype(jnp.uint8)
-    if jnp.issubdtype(kind, jnp.floating):
-        if width == 8:
-            return order_key(scores.astype(jnp.bfloat16))
-    elif not jnp.issubdtype(kind, jnp.signedinteger):
-        raise TypeError(f"scores must be real numbers, found {kind}")
+    if jnp.issubdtype(kind, jnp.floating) and width == 8:
+        return order_key(scores.astype(jnp.bfloat16))
     unsigned = jnp.dtype(f"uint{width}")
     bits = lax.bitcast_convert_type(scores, unsigned)
     sign = jnp.full_like(bits, 1 << (width - 1))
@@ -66,6 +76,12 @@ def order_key(scores: jax.Array) -> jax.Array:
         return bits ^ sign
     key = lax.select(bits < sign, bits + sign, -bits)
     return lax.select(jnp.isnan(scores), jnp.zeros_like(key), key)
+
+
+def _is_real(kind: np.dtype) -> bool:
+    if jnp.issubdtype(kind, jnp.floating):
+        return jnp.finfo(kind).bits >= 8
+    return jnp.issubdtype(kind, jnp.integer) and jnp.iinfo(kind).bits >= 8
 
 
 def top_masks(
@@ -82,7 +98,8 @@ def top_masks(
         or a vector of integers.
 
     Returns:
-      For each array a uint8 mask of its shape and sharding, with exactly `counts[i]` ones.
+      For each array a uint8 mask of its shape and sharding, with exactly `counts[i]` ones. Inside
+      of `shard_map` all masks vary over the axes that any of the scores or counts varies over.
 
     Examples:
       >>> masks = top_masks([jnp.array([1.0, 3.0, 2.0]), jnp.zeros((2, 2))], [1, 3])
@@ -90,10 +107,11 @@ def top_masks(
       [[0, 1, 0], [[1, 1], [1, 0]]]
     """
     arrays = [jnp.asarray(x) for x in scores]
+    if isinstance(counts, jax.Array):
+        return _top_masks(arrays, [_unsigned(counts, (len(arrays),))], joint=False)
     if len(counts) != len(arrays):
         raise ValueError(f"each array needs a count, found {len(counts)} for {len(arrays)} arrays")
-    wanted = [counts] if isinstance(counts, jax.Array) else list(counts)
-    return _top_masks(arrays, [_unsigned(count) for count in wanted], joint=False)
+    return _top_masks(arrays, [_unsigned(count) for count in counts], joint=False)
 
 
 def top_masks_jointly(scores: Sequence[jax.Array], count: int | jax.Array) -> list[jax.Array]:
@@ -103,7 +121,8 @@ def top_masks_jointly(scores: Sequence[jax.Array], count: int | jax.Array) -> li
     NaN is dropped first, then -inf.
 
     Args:
-      scores: Arrays of any shapes; all floating, or all of one dtype. A total of 2³² - 1 elements
+      scores: Arrays of any shapes; all of one dtype, or floating ones that JAX promotes to a
+        common one, so that 8-bit floats do not mix with others. A total of 2³² - 1 elements
         or more needs 64-bit types enabled in JAX. (Beside a float64 array, denormals of float32
         may rank as zeros: the conversion flushes them.)
       count: How many to keep, clipped to [0, total size]; an integer or an integer scalar.
@@ -130,13 +149,15 @@ def top_mask(scores: jax.Array, count: int | jax.Array) -> jax.Array:
     return top_masks([scores], [count])[0]
 
 
-def _unsigned(count: int | jax.Array) -> np.ndarray | jax.Array:
-    """A count as a scalar of the widest unsigned type enabled, with nothing below zero."""
+def _unsigned(count: int | jax.Array, shape: tuple[int, ...] = ()) -> np.ndarray | jax.Array:
+    """Counts in the widest unsigned type enabled, with nothing below zero."""
     widest = jax.dtypes.canonicalize_dtype(np.uint64)
     if isinstance(count, int | np.integer):
         return np.array(min(max(int(count), 0), jnp.iinfo(widest).max), widest)
     if not jnp.issubdtype(jnp.result_type(count), jnp.integer):
         raise TypeError(f"a count must be an integer, found {jnp.result_type(count)}")
+    if jnp.shape(count) != shape:
+        raise ValueError(f"counts: expected the shape {shape}, found {jnp.shape(count)}")
     return jnp.maximum(count, 0).astype(widest)
 
 
@@ -149,7 +170,7 @@ def _top_masks(scores: list[jax.Array], counts: list[jax.Array], joint: bool) ->
         wanted = concatenate(counts)
         wanted = wanted if joint else wanted[np.array(chosen)]
         masks = dict(zip(chosen, _search(arrays, wanted, joint), strict=True))
-    return [masks[i] if x.size else jnp.zeros(x.shape, jnp.uint8) for i, x in enumerate(scores)]
+    return [masks[i] if x.size else jnp.zeros(x.shape, MASK_DTYPE) for i, x in enumerate(scores)]
 
 
 def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax.Array]:
@@ -171,24 +192,25 @@ def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax
     tags = _tags(np.cumsum([0, *map(len, batches)])[:-1])
     first, length = np.array(ranks, word)[order], np.array(sizes, word)[order]
     totals = np.array(ranks[:1], word) if joint else first
-    wanted = jnp.minimum(counts if joint else counts[order], totals).astype(word)
+    counts = counts if joint else counts[order]
+    wanted = jnp.minimum(counts, totals.astype(counts.dtype)).astype(word)
 
     def on_each(function: Callable, flag: jax.Array, *columns: jax.Array) -> list:
-        spread = [jnp.broadcast_to(column, first.shape) for column in columns]
-        table = jnp.stack([length, *spread], axis=1)
+        """The function of each batch, the flag and the batch's rows of the columns."""
+        table = jnp.stack([jnp.broadcast_to(column, first.shape) for column in columns], axis=1)
         # Hidden from the compiler: what does not depend on the pass, which it would compute once
         # and store; and where in the table a batch is, so that equal shapes share compiled code.
-        hidden = lax.optimization_barrier((tags, stacks, flag, table, word.type(0)))
-        batched = zip(*hidden[:2], strict=True)
-        return [function(kinds[x.dtype], tag, x, *hidden[2:]) for tag, x in batched]
+        hidden = lax.optimization_barrier((tags, stacks, flag, table, length, word.type(0)))
+        hidden_tags, hidden_stacks, *common = hidden
+        batched = zip(hidden_tags, hidden_stacks, strict=True)
+        return [function(kinds[x.dtype], tag, x, *common) for tag, x in batched]
 
     def level(rank: jax.Array) -> jax.Array:
         """The place of a rank in each array; above all places where there is none so high."""
         return jnp.where(rank > first, highest, highest - 1 - (first - rank))
 
     def unfinished(state: _State) -> jax.Array:
-        shift, _, _, reached, _ = state
-        return (shift >= 0) & jnp.any(reached != wanted)
+        return (state.shift >= 0) & jnp.any(state.reached != wanted)
 
     def refine(state: _State) -> _State:
         shift, cut, low, reached, above = state
@@ -200,18 +222,20 @@ def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax
         counted = zip(*on_each(_count, ranking, cut, *thresholds), strict=True)
         found = jnp.stack([concatenate(c) for c in counted], axis=1)
         found = found.sum(0, keepdims=True, dtype=word) if joint else found
+        # Ranks are counted at the cut alone, so that what is above it has to be added.
         found += jnp.where(ranking, above, 0)[:, None]
         enough = found >= wanted[:, None]
         low += step * enough.sum(1, dtype=word)
         reached = jnp.where(enough, found, reached[:, None]).min(1)
+        # The lowest key known to be too high ends as the one next to the cut.
         short = jnp.where(enough, above[:, None], found).max(1)
-        return shift - _BITS, cut, low, reached, jnp.where(ranking, above, short)
+        return _State(shift - _BITS, cut, low, reached, jnp.where(ranking, above, short))
 
-    # Inside of `shard_map` the state varies over the devices, as the scores do.
-    zero = functools.reduce(lax.add, [lax.full_like(x, 0, word, ()) for x in scores])
+    # Inside of `shard_map` the state varies over the devices, as scores and counts do.
+    zero = functools.reduce(lax.add, [lax.full_like(x, 0, word, ()) for x in [*scores, counts]])
     start = 8 * width + rank_bits - _BITS
     none = zero * totals
-    state = start + zero.astype(jnp.int32), none, none, none + totals, none
+    state = _State(start + zero.astype(jnp.int32), none, none, none + totals, none)
     shift, cut, low, *_ = lax.while_loop(unfinished, refine, state)
     ranking = shift < rank_bits - _BITS
     last_key, last_place = jnp.where(ranking, cut, low), jnp.where(ranking, level(low), 0)
@@ -223,24 +247,20 @@ def _search(scores: list[jax.Array], counts: jax.Array, joint: bool) -> list[jax
 
 
 def _batches(scores: list[jax.Array]) -> list[list[int]]:
-    """Small arrays of one dtype are worked on together, as each array costs time to compile.
-
-    On more than one device they may be sharded, in ways that need not be known here.
-    """
+    """Small arrays of one dtype are worked on together, where no layout stands in the way."""
     batches: dict[Any, list[int]] = {}
     for i, x in enumerate(scores):
-        together = x.size <= _SMALL and jax.device_count() == 1
+        together = x.size <= _SMALL and _alone(x)
         batches.setdefault(x.dtype if together else i, []).append(i)
     return list(batches.values())
 
 
 def _stacked(batch: list[jax.Array]) -> jax.Array:
-    """A row for each of several small arrays, filled up with what is never kept."""
+    """A row for each of several small arrays, filled up with what has the lowest key, zero."""
     if len(batch) == 1:
-        return batch[0].reshape(1, -1) if jax.device_count() == 1 else batch[0][None]
+        return batch[0].reshape(1, -1) if _alone(batch[0]) else batch[0][None]
     width, kind = max(x.size for x in batch), batch[0].dtype
-    lowest = jnp.nan if jnp.issubdtype(kind, jnp.floating) else _lowest(kind)
-    stack = jnp.full((len(batch), width), lowest, kind)
+    stack = jnp.full((len(batch), width), _lowest(kind), kind)
     for corner, x in zip(_corners(batch), batch, strict=True):
         stack = lax.dynamic_update_slice(stack, x.reshape(1, -1), corner)
     return stack
@@ -259,7 +279,15 @@ def _corners(batch: list[jax.Array]) -> list[tuple[jax.Array, Any]]:
     return [(lax.index_in_dim(tag, 0, keepdims=False), np.uint32(0)) for tag in tags]
 
 
+def _alone(x: jax.Array) -> bool:
+    """Whether the array is all on one device, by its type too."""
+    explicit = AxisType.Explicit in jax.typeof(x).sharding.mesh.axis_types
+    return jax.device_count() == 1 and not explicit
+
+
 def _lowest(kind: np.dtype) -> Any:
+    if jnp.issubdtype(kind, jnp.floating):
+        return jnp.nan
     return False if kind == jnp.bool_ else jnp.iinfo(kind).min
 
 
@@ -299,11 +327,22 @@ def _word(width: int, size: int) -> np.dtype:
 
 
 def _read(
-    kind: np.dtype, tag: jax.Array, scores: jax.Array, table: jax.Array, zero: jax.Array
+    kind: np.dtype,
+    tag: jax.Array,
+    scores: jax.Array,
+    table: jax.Array,
+    length: jax.Array,
+    zero: jax.Array,
 ) -> tuple[jax.Array, ...]:
-    """Keys of a batch of arrays, places, which fall by one from score to score; table columns."""
-    rows = lax.dynamic_slice_in_dim(table, tag[0], len(scores))
-    length, *columns = [lax.broadcast_in_dim(column, scores.shape, (0,)) for column in rows.T]
+    """Keys of a batch of arrays, places, which fall by one from score to score; table columns.
+
+    What fills up a row has the place 0, below all others.
+    """
+
+    def rows(column_or_table: jax.Array) -> jax.Array:
+        return lax.dynamic_slice_in_dim(column_or_table, tag[0], len(scores))
+
+    columns = [lax.broadcast_in_dim(column, scores.shape, (0,)) for column in rows(table).T]
     key = order_key(scores.astype(kind)).astype(table.dtype)
     index = lax.full_like(key, zero)
     for axis, size in enumerate(scores.shape[1:], start=1):
@@ -312,26 +351,27 @@ def _read(
             index = index * key.dtype.type(size) + position
     place = lax.full_like(key, jnp.iinfo(key.dtype).max - 1) - index
     if len(scores) > 1:
-        place = lax.select(index < length, place, lax.full_like(place, 0))
+        real = index < lax.broadcast_in_dim(rows(length), scores.shape, (0,))
+        place = lax.select(real, place, lax.full_like(place, 0))
     return key, place, *columns
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _count(
-    kind: np.dtype, tag: jax.Array, scores: jax.Array, ranking: jax.Array, *table: jax.Array
+    kind: np.dtype, tag: jax.Array, scores: jax.Array, ranking: jax.Array, *rest: jax.Array
 ) -> list[jax.Array]:
     """How many scores of each array reach each threshold, in one read.
 
     What is compared are the keys; or, when ranking, the places of those whose key is at the cut.
     """
-    key, place, cut, *thresholds = _read(kind, tag, scores, *table)
+    key, place, cut, *thresholds = _read(kind, tag, scores, *rest)
     place = lax.select(key == cut, place, lax.full_like(place, 0))
     values = lax.select(ranking, place, key)
     reaches = [(values >= threshold).astype(key.dtype) for threshold in thresholds]
     axes = tuple(range(1, key.ndim))
     # On a CPU one reduction of several operands is one vectorised loop, while a plain sum is cut up
     # and first stores what it sums. On a mesh, though, XLA gathers the former's partial results.
-    if jax.device_count() > 1:
+    if not _alone(scores):
         return [jnp.sum(r, axes, dtype=key.dtype) for r in reaches]
     zeros = (key.dtype.type(0),) * len(reaches)
     return lax.reduce(tuple(reaches), zeros, lambda a, b: tuple(map(lax.add, a, b)), axes)
@@ -339,16 +379,19 @@ def _count(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _keep(
-    kind: np.dtype, tag: jax.Array, scores: jax.Array, started: jax.Array, *table: jax.Array
+    kind: np.dtype, tag: jax.Array, scores: jax.Array, true: jax.Array, *rest: jax.Array
 ) -> jax.Array:
-    """Masks of the scores above the last key kept, and of those at it down to the last place."""
+    """Masks of the scores above the last key kept, and of those at it down to the last place.
+
+    `true` always is, but the compiler cannot know: it would compute the masks of several arrays
+    anew for each of them, if they did not come out of a conditional.
+    """
 
     def mask() -> jax.Array:
-        key, place, last_key, last_place = _read(kind, tag, scores, *table)
+        key, place, last_key, last_place = _read(kind, tag, scores, *rest)
         keep = lax.select(key == last_key, place >= last_place, key > last_key)
-        return keep.astype(jnp.uint8)
+        return keep.astype(MASK_DTYPE)
 
     if len(scores) == 1:
         return mask()
-    # Or XLA would compute the masks of a batch anew for each of its arrays.
-    return lax.cond(started, mask, lambda: jnp.zeros(scores.shape, jnp.uint8))
+    return lax.cond(true, mask, lambda: lax.full_like(scores, 0, MASK_DTYPE))

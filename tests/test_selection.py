@@ -216,8 +216,12 @@ def test_nothing_to_rank():
 
 
 def test_says_what_it_needs():
-    with pytest.raises(TypeError, match="real numbers, found complex64"):
+    with pytest.raises(TypeError, match="real numbers of 8 bits or more, found complex64"):
         selection.order_key(np.zeros(2, np.complex64))
+    with pytest.raises(TypeError, match="8 bits or more, found int4"):
+        selection.top_mask(jnp.zeros(2, jnp.int4), 1)
+    with pytest.raises(ValueError, match=r"expected the shape \(\), found \(2,\)"):
+        selection.top_mask(SCORES, jnp.array([1, 2]))
     with pytest.raises(TypeError, match="must be an integer, found float32"):
         selection.top_mask(SCORES, 0.5)
     with pytest.raises(ValueError, match="found 1 for 2 arrays"):
@@ -229,6 +233,57 @@ def test_says_what_it_needs():
         jax.eval_shape(lambda x: selection.top_masks_jointly(x, 5), huge)
     masks = jax.eval_shape(lambda x: selection.top_masks(x, [2**31, 2**31 - 1]), huge)
     assert [mask.shape for mask in masks] == [(2**31,)] * 2
+
+
+def test_small_arrays_are_read_together():
+    def keys(number):
+        arrays = [jnp.ones((1, 30 + i)) for i in range(number)]
+        select = jax.jit(lambda xs: selection.top_masks(xs, [3] * number))
+        return select.lower(arrays).compile().as_text().count(" bitcast-convert(")
+
+    assert keys(12) == keys(6)
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "uint16", "bool"])
+def test_arrays_of_all_sizes_in_one_call(kind):
+    """Small ones are worked on together; of those, the shorter are filled up."""
+    rng = np.random.default_rng(5)
+    shapes = ((3,), (5,), (70, 70), (2, 4), (), (4097,), (0, 3))
+    scores = [rng.integers(0, 3, shape).astype(kind) for shape in shapes]
+    scores[0] = np.full_like(scores[0], np.nan if kind in ("float32", "bfloat16") else 0)
+    if kind == "int8":
+        scores = [np.where(x == 0, -128, x).astype(np.int8) for x in scores]
+    counts = [2, 3, 2000, 8, 1, 10, 0]
+    expected = [sorted_masks([x], k)[0] for x, k in zip(scores, counts, strict=True)]
+    assert_masks(selection.top_masks(scores, counts), expected)
+    for count in (1, 4, 3000, 9010, 9013):
+        assert_masks(selection.top_masks_jointly(scores, count), sorted_masks(scores, count))
+
+
+@pytest.mark.parametrize("axis_type", [AxisType.Auto, AxisType.Explicit])
+def test_a_mesh_of_one_device(axis_type):
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(axis_type,))
+    layout = NamedSharding(mesh, PartitionSpec("data"))
+    hosts = [SCORES, SCORES[:2], np.tile(SCORES, (20, 20))]
+    arrays = [jax.device_put(x, layout) for x in hosts]
+    expected = sorted_masks(hosts, 1000)
+    assert_masks(jax.jit(selection.top_masks_jointly)(arrays, 1000), expected)
+    split = PartitionSpec("data")
+    block = jax.shard_map(
+        lambda arrays, count: selection.top_masks_jointly(arrays, count[0]),
+        mesh=mesh,
+        in_specs=([split] * 3, split),
+        out_specs=[split] * 3,
+    )
+    assert_masks(jax.jit(block)(arrays, jax.device_put(np.array([1000]), layout)), expected)
+    block = jax.shard_map(
+        lambda x, count: selection.top_mask(x, count[0]),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), split),
+        out_specs=split,
+    )
+    mask = jax.jit(block)(SCORES, jax.device_put(np.array([5]), layout))
+    assert_masks([mask], sorted_masks([SCORES], 5))
 
 
 LAYOUTS = {
@@ -272,6 +327,10 @@ def check_on_a_mesh(axis_type):
     )
     blocks = np.asarray(jax.jit(block)(arrays[0])).reshape(4, 4, 2, 16)
     assert (blocks.sum((1, 3)) == 5).all()
+    with jax.set_mesh(mesh):
+        rows = jax.device_put(hosts[0], NamedSharding(mesh, PartitionSpec("fsdp")))
+        masks = jax.jit(jax.vmap(lambda row: selection.top_mask(row, 5)))(rows)
+    assert_masks([masks], [np.stack([sorted_masks([row], 5)[0] for row in hosts[0]])])
 
 
 def test_on_a_mesh():
@@ -283,12 +342,3 @@ def test_on_a_mesh():
 if __name__ == "__main__":
     check_on_a_mesh(AxisType.Auto)
     check_on_a_mesh(AxisType.Explicit)
-
-
-def test_small_arrays_are_read_together():
-    def keys(number):
-        arrays = [jnp.ones((1, 30 + i)) for i in range(number)]
-        select = jax.jit(lambda xs: selection.top_masks(xs, [3] * number))
-        return select.lower(arrays).compile().as_text().count(" bitcast-convert(")
-
-    assert keys(12) == keys(6)

@@ -104,6 +104,7 @@ class GlobalPruningMixin:
     def _normalized(self, score: jax.Array) -> jax.Array:
         if not self.use_normalization:
             return score
+        score = score.astype(jnp.promote_types(score.dtype, jnp.float32))  # or squares overflow
         finite = jnp.where(jnp.isfinite(score), score, 0)
         norm = jnp.sqrt(jnp.sum(finite**2))  # jnp.linalg.norm would reshape a sharded score
         return score / (norm + self.normalization_eps)

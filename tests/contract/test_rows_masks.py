@@ -182,3 +182,18 @@ def test_packing_is_big_endian_and_zero_padded(size):
     np.testing.assert_array_equal(packed, np.packbits(mask))
     np.testing.assert_array_equal(_masks.unpack(packed, (size,)), mask)
     assert _masks.pack(None) is None
+
+
+def test_counts_of_more_weights_than_int32_holds():
+    sizes = np.array([2**31, 3 * 10**9, 8])
+    counts = mask_calculator.keep_count(sizes, jnp.array([0.5, 0, 0.25]))
+    np.testing.assert_array_equal(counts, [2**30, 3 * 10**9, 6])
+    with pytest.raises(ValueError, match="5000000000 weights in one ranking need jax_enable_x64"):
+        mask_calculator.keep_count(5 * 10**9, 0.5)
+    with jax.enable_x64(True):
+        assert mask_calculator.keep_count(5 * 10**9, 0.5) == 2_500_000_000
+
+
+def test_groups_of_an_empty_array():
+    mask = mask_calculator.topk_n_by_m_mask_calculator(np.zeros((0, 4)), 0.5, NByM(2, 4))
+    assert mask.shape == (0, 4)

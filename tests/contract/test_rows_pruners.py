@@ -154,6 +154,18 @@ def test_one_ranking_over_the_network(name, use_normalization):
     assert masks["a"]["bias"] is None
 
 
+@pytest.mark.parametrize("kind", ["float16", "bfloat16"])
+def test_norms_of_half_precision_do_not_overflow(kind):
+    """The squares of 160,000 weights sum up to more than a float16 holds."""
+    weights = jax.random.normal(jax.random.key(0), (400, 400)).astype(kind)
+    pruner = bmrpruner.GlobalMagnitudePruning(sparsity=0.5)
+    _, masks = pruner.instant_sparsify({"a": weights, "b": jnp.zeros((2, 2), kind)})
+    kept = np.asarray(masks["a"]) == 1
+    size = np.abs(np.asarray(weights, np.float32))
+    assert size[kept].min() >= size[~kept].max()
+    assert not masks["b"].any()
+
+
 def test_ties_go_by_the_sorted_keys_and_the_minimum_is_one_over_everything():
     ones = {"b": jnp.ones((2, 2)), "a": jnp.ones((2, 2)), "c": {"z": jnp.ones((1, 2))}}
     updater = global_pruner(sparsity=0.5, use_normalization=False)
