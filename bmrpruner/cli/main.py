@@ -7,12 +7,12 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
 from bmrpruner import files, posthoc
-from bmrpruner.cli import tables
+from bmrpruner.cli import interrupt, tables
 from bmrpruner.cli.arguments import comma_separated, maybe, named_number, parse
 
 ABOUT = "Prune a trained network or a posterior, see how far it can go, and report it."
@@ -189,7 +189,12 @@ class Sweep:
         checkpoint = files.load(self.file, self.prior_precision)
         task = posthoc.load_task(self.data, self.ood, self.seed)
         try:
-            with tables.progress(len(rules)) as advance:
+            with interrupt.between_steps() as check, tables.progress(len(rules)) as advance:
+
+                def advance_or_stop(points: list[Any]) -> None:
+                    advance(points)
+                    check()
+
                 found = posthoc.run_sweep(
                     checkpoint,
                     self.model,
@@ -201,7 +206,7 @@ class Sweep:
                     self.parallel,
                     self.resume,
                     self.force,
-                    advance,
+                    advance_or_stop,
                 )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from bmrpruner import cli, files
+from bmrpruner.cli import interrupt
 from tests.idx_files import write_split
 
 
@@ -306,6 +307,18 @@ def test_control_c_leaves_what_is_done_and_the_rest_is_resumed(work, capsys):
     resumed = run_json(capsys, *SWEEP, *few, "--resume")
     assert resumed["complete"]
     assert resumed["points"][0] == left["points"][0]
+
+
+def test_a_second_control_c_does_not_wait():
+    before = signal.getsignal(signal.SIGINT)
+    with interrupt.between_steps() as check:
+        check()
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            check()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_the_module_runs(work):
