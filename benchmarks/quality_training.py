@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from networks import Network
+from networks import NETWORKS, Network
 
 import bmrpruner
 from bmrpruner.idx import Dataset
@@ -35,18 +35,18 @@ class Training(NamedTuple):
 def make_optimizer(training: Training, examples: int, epochs: int) -> Any:
     """AdamW or IVON, wrapped by the pruner, which keeps pruned weights at zero."""
     steps = epochs * (examples // 100)
+    warmup = NETWORKS[training.network].warmup
+    rate = optax.warmup_cosine_decay_schedule(0.0, 0.3, warmup, steps)
     if training.optimizer == "AdamW":
         inner = optax.adamw(optax.cosine_decay_schedule(1e-3, steps))
     elif training.algorithm == "no_prune":
-        inner = bmrpruner.ivon(optax.cosine_decay_schedule(0.3, steps), ess=examples)
+        inner = bmrpruner.ivon(rate, ess=examples)
     else:
         # The prior that decides which weights go is too narrow for those that stay.
         prior = optax.exponential_decay(
             60 / examples, 0.3 * steps, 0.1, int(0.3 * steps), end_value=6 / examples
         )
-        inner = bmrpruner.ivon(
-            optax.cosine_decay_schedule(0.3, steps), ess=examples, weight_decay=prior
-        )
+        inner = bmrpruner.ivon(rate, ess=examples, weight_decay=prior)
     pruner = make_pruner(training.algorithm, training.sparsity, steps)
     return pruner.wrap_optax(inner, mask_updates=True)
 

@@ -165,7 +165,9 @@ def ivon(
     within 10,000 steps.
 
     Args:
-      learning_rate: Step size α, a number or a schedule. With `rescale_lr` 0.3 is a start.
+      learning_rate: Step size α, a number or a schedule. With `rescale_lr` 0.3 is a start; where
+        first gradients are large, as in convolutional networks, let it rise from zero over some
+        hundred steps.
       ess: Effective sample size N: the number of training examples, for a loss that is averaged
         over the batch. All but `hess_init`, `hess_every` and the flags may be schedules.
       hess_init: h₀, the Hessian to start from; by default 1800 / ess.
