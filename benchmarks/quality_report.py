@@ -98,7 +98,7 @@ def calibration_table(network: str, rows: list[Row]) -> list[str]:
         "ECE, cold",
     ]
     lines = [
-        f"**{network}**, averaged over 32 draws from IVON's posterior; cold: temperature 1/4",
+        f"**{network}**, averaged over draws from IVON's posterior; cold: temperature 1/4",
         "",
     ]
     lines += [*table_line(columns), "|" + "---|" * len(columns)]
