@@ -241,7 +241,7 @@ def test_small_arrays_are_read_together():
         select = jax.jit(lambda xs: selection.top_masks(xs, [3] * number))
         return select.lower(arrays).compile().as_text().count(" bitcast-convert(")
 
-    assert keys(12) == keys(6)
+    assert keys(12) == keys(6) > 0
 
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "uint16", "bool"])

@@ -125,4 +125,4 @@ def test_the_growth_of_the_sparsity_is_computed_once_for_all_leaves():
         text = at_step.lower([0.5 + i / 100 for i in range(leaves)], 3).compile().as_text()
         return text.count(" minimum(") + text.count(" clamp(")
 
-    assert powers(12) == powers(6)
+    assert powers(12) == powers(6) > 0
