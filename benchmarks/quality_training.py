@@ -14,7 +14,7 @@ from networks import NETWORKS, Network
 import bmrpruner
 from bmrpruner.idx import Dataset
 
-COLD = 0.25  # the temperature of 'cold_bmr'
+COLD = 0.25  # the temperature of 'cold_bmr', and of the second averaged prediction
 
 
 class Training(NamedTuple):
