@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bmrpruner.models import mlp
+from bmrpruner.study.models import mlp
 
 
 class Network(NamedTuple):

@@ -30,7 +30,7 @@ from quality_training import COLD, Training, make_optimizer, make_pruner, train
 import bmrpruner
 from bmrpruner import metrics
 from bmrpruner.files.atomic import atomic_write
-from bmrpruner.idx import Dataset, read_dataset
+from bmrpruner.study.idx import Dataset, read_dataset
 
 ONE_SHOT = {
     "AdamW": ("magnitude", "global_magnitude"),

@@ -14,7 +14,7 @@ import rich.console
 import rich.markdown
 
 from bmrpruner.files.atomic import atomic_write
-from bmrpruner.posthoc import draw_rounds, save_figure
+from bmrpruner.study import draw_rounds, save_figure
 
 mpl.use("Agg")
 

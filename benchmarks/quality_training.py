@@ -12,7 +12,7 @@ import optax
 from networks import NETWORKS, Network
 
 import bmrpruner
-from bmrpruner.idx import Dataset
+from bmrpruner.study.idx import Dataset
 
 COLD = 0.25  # the temperature of 'cold_bmr', and of the second averaged prediction
 

@@ -18,33 +18,15 @@ from bmrpruner import (
     sparsity_types,
 )
 from bmrpruner._checks import check_sparsity, concrete, did_you_mean
-from bmrpruner.projects.extensions import acdc, adam_fisher, iterative_nm
+from bmrpruner.registry import ALGORITHM_REGISTRY, all_algorithm_names, register_algorithm
 
-ALGORITHM_REGISTRY: dict[str, type[base_updater.BaseUpdater]] = {
-    "no_prune": base_updater.NoPruning,
-    "magnitude": algorithms.MagnitudePruning,
-    "random": algorithms.RandomPruning,
-    "saliency": algorithms.SaliencyPruning,
-    "magnitude_ste": algorithms.SteMagnitudePruning,
-    "random_ste": algorithms.SteRandomPruning,
-    "bmr_ste": algorithms.SteBMRPruning,
-    "global_magnitude": algorithms.GlobalMagnitudePruning,
-    "global_saliency": algorithms.GlobalSaliencyPruning,
-    "static_sparse": algorithms.StaticRandomSparse,
-    "set": algorithms.SET,
-    "rigl": algorithms.RigL,
-    "acdc": acdc.ACDC,
-    "adam-fisher": adam_fisher.AdamBasedFisherPruning,
-    "iterative_nm": iterative_nm.IterativeNMPruning,
-    "snr": algorithms.SNRPruning,
-    "bmr": algorithms.BMRPruning,
-    "global_snr": algorithms.GlobalSNRPruning,
-    "global_bmr": algorithms.GlobalBMRPruning,
-    "bayesian_global": algorithms.GlobalBMRPruning,
-    "posterior_variance": algorithms.PosteriorVariancePruning,
-    "uncertainty_magnitude": algorithms.UncertaintyMagnitudePruning,
-    "adaptive_bmr": algorithms.AdaptiveBMR,
-}
+__all__ = [
+    "ALGORITHMS",
+    "ALGORITHM_REGISTRY",
+    "all_algorithm_names",
+    "create_updater_from_config",
+    "register_algorithm",
+]
 
 ALGORITHMS = tuple(ALGORITHM_REGISTRY)
 
@@ -59,20 +41,6 @@ _CONFIG_KEYS = (
     "custom_sparsity_map",
     *_SCHEDULE_KEYS,
 )
-
-
-def all_algorithm_names() -> tuple[str, ...]:
-    """The names that `create_updater_from_config` knows now.
-
-    >>> 'bmr' in all_algorithm_names()
-    True
-    """
-    return tuple(ALGORITHM_REGISTRY)
-
-
-def register_algorithm(algorithm_name: str, algorithm: type[base_updater.BaseUpdater]) -> None:
-    """Add a class under a name, or replace the one that has it."""
-    ALGORITHM_REGISTRY[algorithm_name] = algorithm
 
 
 def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> Any:

@@ -27,6 +27,7 @@ from bmrpruner._tree import (
     map_leaves,
     map_with_key,
 )
+from bmrpruner.registry import register_algorithm
 from bmrpruner.sparsity_schedules import NoUpdateSchedule
 from bmrpruner.sparsity_types import Block, NByM, SparsityType, Unstructured, check_shape, fits
 
@@ -339,6 +340,7 @@ class BaseUpdater:
         return self.calculate_scores(params, sparse_state=None, grads=grads, **taken)
 
 
+@register_algorithm("no_prune")
 @dataclasses.dataclass(eq=False)
 class NoPruning(BaseUpdater):
     """Prunes nothing; the wrapped optimizer behaves like the bare one.

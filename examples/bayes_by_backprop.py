@@ -28,7 +28,7 @@ from data import Dataset, load
 from rich.table import Table
 
 import bmrpruner
-from bmrpruner import files, metrics, models, optimizers, posthoc
+from bmrpruner import files, metrics, optimizers, pruning, study
 
 
 @dataclasses.dataclass
@@ -179,8 +179,8 @@ def prune_at(
     dense_accuracy = float(metrics.accuracy(dense, data.test_labels))
     rows = []
     for sparsity in sparsities:
-        rule = posthoc.Rule(algorithm, sparsity=sparsity)
-        pruned = posthoc.prune(network.params, rule, network.posterior)
+        rule = pruning.Rule(algorithm, sparsity=sparsity)
+        pruned = pruning.prune(network.params, rule, network.posterior)
         probs = predict(pruned.params, data.test_images)
         if sparsity and jnp.array_equal(probs, dense):
             raise RuntimeError(f"{name}, {rule.label}: pruning did not change the forward pass.")
@@ -203,7 +203,7 @@ def prune_at(
 @jax.jit
 def predict(params: Any, images: Any) -> jax.Array:
     """Class probabilities."""
-    return jax.nn.softmax(models.mlp(params, images))
+    return jax.nn.softmax(study.models.mlp(params, images))
 
 
 def report(settings: Settings, dataset: str, rows: list[dict[str, Any]], bayes: Network) -> None:
@@ -216,10 +216,10 @@ def report(settings: Settings, dataset: str, rows: list[dict[str, Any]], bayes: 
     with files.atomic_write(settings.out / "results.json", force=True) as path:
         path.write_text(json.dumps({"dataset": dataset, "rows": rows}, indent=1))
     files.save(settings.out / "posterior.npz", bayes.posterior, force=True)
-    rule = posthoc.Rule("snr", sparsity=max(settings.sparsities))
-    pruned = posthoc.prune(bayes.params, rule, bayes.posterior)
-    figure = posthoc.draw_histograms(bayes.params, bayes.posterior, {rule.label: pruned})
-    posthoc.save_figure(settings.out / "histograms.png", figure)
+    rule = pruning.Rule("snr", sparsity=max(settings.sparsities))
+    pruned = pruning.prune(bayes.params, rule, bayes.posterior)
+    figure = study.draw_histograms(bayes.params, bayes.posterior, {rule.label: pruned})
+    study.save_figure(settings.out / "histograms.png", figure)
     print(f"Wrote results.json, posterior.npz, histograms.png to {settings.out}/.")
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bmrpruner.idx import Dataset, read_dataset
+from bmrpruner.study.idx import Dataset, read_dataset
 
 
 def load(directory: Path | None) -> Dataset:

@@ -18,7 +18,7 @@ import rich.console
 import rich.progress
 from rich.table import Table
 
-from bmrpruner.posthoc import draw_rounds
+from bmrpruner.study import draw_rounds
 
 mpl.use("Agg")
 

@@ -1,5 +1,7 @@
 """The algorithms: each a score, and for some a rule of their own for the masks."""
 
+from bmrpruner.algorithms.acdc import ACDC
+from bmrpruner.algorithms.adam_fisher import AdamBasedFisherPruning
 from bmrpruner.algorithms.adaptive_bmr import AdaptiveBMR, AdaptiveState, Rounds
 from bmrpruner.algorithms.bmr_pruners import (
     BMRPruning,
@@ -15,6 +17,7 @@ from bmrpruner.algorithms.global_pruners import (
     GlobalPruningMixin,
     GlobalSaliencyPruning,
 )
+from bmrpruner.algorithms.iterative_nm import IterativeNMPruning
 from bmrpruner.algorithms.pruners import (
     MagnitudePruning,
     RandomPruning,
@@ -39,8 +42,10 @@ AdaptiveBMRPruning = AdaptiveBMR  # these two: names of an earlier package, its 
 AbosluteZscorePruning = SNRPruning
 
 __all__ = [
+    "ACDC",
     "SET",
     "AbosluteZscorePruning",
+    "AdamBasedFisherPruning",
     "AdaptiveBMR",
     "AdaptiveBMRPruning",
     "AdaptiveState",
@@ -51,6 +56,7 @@ __all__ = [
     "GlobalPruningMixin",
     "GlobalSNRPruning",
     "GlobalSaliencyPruning",
+    "IterativeNMPruning",
     "MagnitudePruning",
     "PosteriorPruning",
     "PosteriorVariancePruning",

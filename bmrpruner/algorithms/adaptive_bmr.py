@@ -13,6 +13,7 @@ from bmrpruner._checks import check_positive
 from bmrpruner._masks import MASK_DTYPE, as_plain, pack_tree
 from bmrpruner._tree import PyTree, is_none, map_leaves
 from bmrpruner.algorithms.bmr_pruners import BMRPruning
+from bmrpruner.registry import register_algorithm
 
 
 class Rounds(NamedTuple):
@@ -33,7 +34,7 @@ class Rounds(NamedTuple):
     nats: jax.Array  # (max_rounds,) float32
 
     def to_dict(self) -> dict[str, list[float]]:
-        """The rounds there were, as lists, for a JSON file or `posthoc.draw_rounds`.
+        """The rounds there were, as lists, for a JSON file or `study.draw_rounds`.
 
         >>> params = jnp.ones((2, 2))
         >>> AdaptiveBMR().init_state(params).rounds.to_dict()['pruned']
@@ -56,6 +57,7 @@ class AdaptiveState(NamedTuple):
     rounds: Any = None
 
 
+@register_algorithm("adaptive_bmr")
 @dataclasses.dataclass(eq=False)
 class AdaptiveBMR(BMRPruning):
     """Prune what the evidence says, round by round, while the posterior refits in between.

@@ -16,6 +16,7 @@ from bmrpruner.algorithms.global_pruners import GlobalPruningMixin
 from bmrpruner.base_updater import BaseUpdater, SparseState
 from bmrpruner.mask_calculator import topk_groups
 from bmrpruner.posteriors import DiagonalGaussian, from_opt_state
+from bmrpruner.registry import register_algorithm
 from bmrpruner.sparsity_types import Block
 
 
@@ -57,6 +58,7 @@ class PosteriorPruning(BaseUpdater):
         return scores if sparse_state is None else _sink_pruned(scores, sparse_state.masks)
 
 
+@register_algorithm("snr")
 @dataclasses.dataclass(eq=False)
 class SNRPruning(PosteriorPruning):
     """Keep the weights of largest signal to noise, |μ|/σ.
@@ -76,6 +78,7 @@ class SNRPruning(PosteriorPruning):
         return posterior.snr
 
 
+@register_algorithm("bmr")
 @dataclasses.dataclass(eq=False)
 class BMRPruning(PosteriorPruning):
     """Keep the weights whose removal would cost most log evidence.
@@ -125,6 +128,7 @@ class BMRPruning(PosteriorPruning):
         return jax.tree.map(jnp.negative, posterior.temper(self.temperature).delta_f())
 
 
+@register_algorithm("posterior_variance")
 @dataclasses.dataclass(eq=False)
 class PosteriorVariancePruning(PosteriorPruning):
     """Keep the weights of high posterior variance, or of low.
@@ -152,6 +156,7 @@ class PosteriorVariancePruning(PosteriorPruning):
         return jax.tree.map(lambda std: sign * std**2, posterior.std)
 
 
+@register_algorithm("uncertainty_magnitude")
 @dataclasses.dataclass(eq=False)
 class UncertaintyMagnitudePruning(PosteriorPruning):
     """Keep the weights of large signal plus noise: a weight that may yet matter stays.
@@ -174,6 +179,7 @@ class UncertaintyMagnitudePruning(PosteriorPruning):
         )
 
 
+@register_algorithm("global_snr")
 @dataclasses.dataclass(eq=False)
 class GlobalSNRPruning(GlobalPruningMixin, SNRPruning):
     """Keep the weights of largest |μ|/σ in the whole network."""
@@ -181,6 +187,8 @@ class GlobalSNRPruning(GlobalPruningMixin, SNRPruning):
     use_normalization: bool = False
 
 
+@register_algorithm("bayesian_global")
+@register_algorithm("global_bmr")
 @dataclasses.dataclass(eq=False)
 class GlobalBMRPruning(GlobalPruningMixin, BMRPruning):
     """Keep the weights whose removal would cost most log evidence, over the whole network.

@@ -16,6 +16,7 @@ from bmrpruner._tree import Key, PyTree, check_params, is_array, keyed_leaves, m
 from bmrpruner.algorithms.pruners import MagnitudePruning, SaliencyPruning
 from bmrpruner.base_updater import raise_not_prunable
 from bmrpruner.mask_calculator import keep_count, topk_mask_calculator
+from bmrpruner.registry import register_algorithm
 from bmrpruner.sparsity_distributions import (
     NOT_DIM_ONE_FILTER_FN,
     CustomSparsityMapType,
@@ -120,6 +121,7 @@ class GlobalPruningMixin:
         return [part.reshape(s.shape) for part, s in zip(parts, scores, strict=True)]
 
 
+@register_algorithm("global_magnitude")
 @dataclasses.dataclass(eq=False)
 class GlobalMagnitudePruning(GlobalPruningMixin, MagnitudePruning):
     """Keep the weights of largest magnitude in the whole network.
@@ -132,6 +134,7 @@ class GlobalMagnitudePruning(GlobalPruningMixin, MagnitudePruning):
     """
 
 
+@register_algorithm("global_saliency")
 @dataclasses.dataclass(eq=False)
 class GlobalSaliencyPruning(GlobalPruningMixin, SaliencyPruning):
     """Keep the weights of largest |w·g| in the whole network.

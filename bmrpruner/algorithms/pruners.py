@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from bmrpruner._masks import as_plain
 from bmrpruner._tree import PyTree, arrays, map_arrays
 from bmrpruner.base_updater import BaseUpdater, SparseState
+from bmrpruner.registry import register_algorithm
 
 
 def as_key(rng_seed: Any) -> jax.Array:
@@ -43,6 +44,7 @@ def generate_random_scores(params: PyTree, rng_seed: Any) -> PyTree:
     return map_arrays(noise, params)
 
 
+@register_algorithm("magnitude")
 @dataclasses.dataclass(eq=False)
 class MagnitudePruning(BaseUpdater):
     """Keep the weights of largest magnitude.
@@ -59,6 +61,7 @@ class MagnitudePruning(BaseUpdater):
         return map_arrays(jnp.abs, params)
 
 
+@register_algorithm("saliency")
 @dataclasses.dataclass(eq=False)
 class SaliencyPruning(BaseUpdater):
     """Keep the weights whose removal would change the loss most, to first order.
@@ -80,6 +83,7 @@ class SaliencyPruning(BaseUpdater):
         return map_arrays(lambda p, g: None if g is None else jnp.abs(p * g), params, grads)
 
 
+@register_algorithm("random")
 @dataclasses.dataclass(eq=False)
 class RandomPruning(BaseUpdater):
     """Keep random weights; those once pruned stay pruned.

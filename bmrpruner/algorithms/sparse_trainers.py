@@ -19,11 +19,13 @@ from bmrpruner._tree import PyTree, is_none, map_arrays, map_leaves
 from bmrpruner.algorithms.pruners import as_key, generate_random_scores
 from bmrpruner.base_updater import BaseUpdater, NoPruning, SparseState
 from bmrpruner.mask_calculator import topk_n_by_m_mask_calculator
+from bmrpruner.registry import register_algorithm
 from bmrpruner.sparsity_types import NByM, Unstructured, fits
 
 __all__ = ["SET", "RigL", "StaticRandomSparse", "restart_inner_state"]
 
 
+@register_algorithm("static_sparse")
 @dataclasses.dataclass(eq=False)
 class StaticRandomSparse(BaseUpdater):
     """Train a random sparse network; its masks are drawn once and never change.
@@ -59,6 +61,7 @@ class StaticRandomSparse(BaseUpdater):
         )
 
 
+@register_algorithm("set")
 @dataclasses.dataclass(eq=False)
 class SET(StaticRandomSparse):
     """Sparse evolutionary training: drop the smallest connections, grow as many random ones.
@@ -145,6 +148,7 @@ class SET(StaticRandomSparse):
         return new
 
 
+@register_algorithm("rigl")
 @dataclasses.dataclass(eq=False)
 class RigL(SET):
     """Rigging the lottery: drop the smallest connections, grow those of largest gradient.

@@ -9,6 +9,7 @@ from bmrpruner._tree import PyTree, map_leaves
 from bmrpruner.algorithms.bmr_pruners import BMRPruning
 from bmrpruner.algorithms.pruners import MagnitudePruning, RandomPruning
 from bmrpruner.base_updater import SparseState
+from bmrpruner.registry import register_algorithm
 
 
 class SteMixin:
@@ -42,6 +43,7 @@ class SteMixin:
         return params
 
 
+@register_algorithm("magnitude_ste")
 @dataclasses.dataclass(eq=False)
 class SteMagnitudePruning(SteMixin, MagnitudePruning):
     """Use the weights of largest magnitude in the forward pass, and train all of them.
@@ -57,6 +59,7 @@ class SteMagnitudePruning(SteMixin, MagnitudePruning):
     """
 
 
+@register_algorithm("random_ste")
 @dataclasses.dataclass(eq=False)
 class SteRandomPruning(SteMixin, RandomPruning):
     """Use random weights in the forward pass, other ones in every step, and train all of them.
@@ -69,6 +72,7 @@ class SteRandomPruning(SteMixin, RandomPruning):
     """
 
 
+@register_algorithm("bmr_ste")
 @dataclasses.dataclass(eq=False)
 class SteBMRPruning(SteMixin, BMRPruning):
     """Use the weights that carry most evidence in the forward pass, and train all of them.

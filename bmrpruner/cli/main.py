@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from bmrpruner import files, posthoc
+from bmrpruner import files, pruning, study
 from bmrpruner.cli import interrupt, tables
 from bmrpruner.cli.arguments import comma_separated, maybe, named_number, parse
 
@@ -86,7 +86,7 @@ class Inspect:
 
     def __call__(self) -> None:
         """Print what the file holds."""
-        found = posthoc.inspect(files.load(self.file, self.prior_precision))
+        found = study.inspect_checkpoint(files.load(self.file, self.prior_precision))
         tables.show(found, self.json, tables.inspection)
 
 
@@ -128,7 +128,7 @@ class Prune:
             if self.threshold is not None or self.algorithm != "bmr":
                 raise ValueError("--evidence is bmr with the threshold 0: leave out what differs.")
             threshold = 0.0
-        rule = posthoc.Rule(
+        rule = pruning.Rule(
             self.algorithm,
             self.sparsity,
             threshold,
@@ -136,7 +136,7 @@ class Prune:
             temperature=self.temperature,
             **vars(self.where),
         )
-        done = posthoc.prune_file(
+        done = pruning.prune_file(
             self.file, self.out, rule, self.force, self.packed, self.prior_precision
         )
         tables.show(done, self.json, tables.pruned)
@@ -152,7 +152,7 @@ class Sweep:
     """Test data: a directory of MNIST-format files, or a .npz file with x and y."""
     out: Path
     """Directory for the results."""
-    model: str = "bmrpruner.models:mlp"
+    model: str = "bmrpruner.study.models:mlp"
     """module:function, from parameters (nested dicts) and inputs to logits."""
     ood: Path | None = None
     """Out-of-distribution data in the same form; by default the data with shuffled features."""
@@ -179,7 +179,7 @@ class Sweep:
 
     def __call__(self) -> None:
         """Sweep, with progress on stderr, and print the table."""
-        rules = posthoc.make_rules(
+        rules = study.make_rules(
             self.algorithms,
             self.sparsities,
             dict(self.thresholds),
@@ -187,7 +187,7 @@ class Sweep:
             **vars(self.where),
         )
         checkpoint = files.load(self.file, self.prior_precision)
-        task = posthoc.load_task(self.data, self.ood, self.seed)
+        task = study.load_task(self.data, self.ood, self.seed)
         try:
             with interrupt.between_steps() as check, tables.progress(len(rules)) as advance:
 
@@ -195,7 +195,7 @@ class Sweep:
                     advance(points)
                     check()
 
-                found = posthoc.run_sweep(
+                found = study.run_sweep(
                     checkpoint,
                     self.model,
                     task,
@@ -232,7 +232,7 @@ class Report:
 
     def __call__(self) -> None:
         """Write the page and say where."""
-        out = posthoc.write_report(self.directory, self.out, self.force)
+        out = study.write_report(self.directory, self.out, self.force)
         print(json.dumps({"out": str(out)}) if self.json else f"Wrote {out}.")
 
 

@@ -1,7 +1,6 @@
 """Optimizers that learn a posterior, in the shape of `optax.contrib`."""
 
-from bmrpruner.optimizers.ivon import ScaleByIvonState, ivon, scale_by_ivon
-from bmrpruner.optimizers.mean_field import (
+from bmrpruner.optimizers.bayes_by_backprop import (
     GaussianPrior,
     MeanField,
     ScaleMixturePrior,
@@ -11,6 +10,7 @@ from bmrpruner.optimizers.mean_field import (
     minibatch_kl_weight,
     sample_mean_field,
 )
+from bmrpruner.optimizers.ivon import ScaleByIvonState, ivon, scale_by_ivon
 from bmrpruner.optimizers.sampling import get_scale, noisy_value_and_grad, sample_posterior
 
 __all__ = [

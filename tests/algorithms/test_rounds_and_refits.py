@@ -9,8 +9,8 @@ import pytest
 import bmrpruner
 from bmrpruner import files, metrics
 from bmrpruner.algorithms import AdaptiveBMR
-from bmrpruner.idx import read_split
-from bmrpruner.models import mlp
+from bmrpruner.study.idx import read_split
+from bmrpruner.study.models import mlp
 
 # Bayesian linear regression with two features that are the same and one of its own, in terms of
 # the data's precision matrix and Xᵀy, both in units of the noise.

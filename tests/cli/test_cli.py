@@ -239,7 +239,7 @@ BAD = {
     "results exist": ("results", SWEEP, "--resume"),
     "no module": ("", (*SWEEP, "--model", "nowhere:f"), "does not import"),
     "broken module": ("module", (*SWEEP, "--model", "spoiled_module:f"), "RuntimeError: broken"),
-    "no function": ("", (*SWEEP, "--model", "bmrpruner.models:nothing"), "does not import"),
+    "no function": ("", (*SWEEP, "--model", "bmrpruner.study.models:nothing"), "does not import"),
     "no data": ("", (*SWEEP, "--data", "nowhere"), "nowhere: there is no such directory"),
     "empty data": ("", (*SWEEP, "--data", "."), "there is no t10k-images-idx3-ubyte.gz"),
     "too many labels": ("labels", (*SWEEP, "--data", "many"), "the model has 10 classes"),

@@ -113,11 +113,10 @@ def test_every_name_creates_its_class(name):
 
 
 def test_register_algorithm_replaces(monkeypatch):
-    monkeypatch.setattr(jaxpruner.api, "ALGORITHM_REGISTRY", dict(jaxpruner.ALGORITHM_REGISTRY))
-
     class Mine(jaxpruner.MagnitudePruning):
         pass
 
+    monkeypatch.setitem(jaxpruner.ALGORITHM_REGISTRY, "magnitude", jaxpruner.MagnitudePruning)
     jaxpruner.register_algorithm("magnitude", Mine)
     assert type(create()) is Mine
 

@@ -1,4 +1,4 @@
-"""Algorithms from papers, one a module, registered under their names."""
+"""JaxPruner's import paths of algorithms from papers."""
 
 from bmrpruner.projects.extensions import acdc, adam_fisher, iterative_nm
 

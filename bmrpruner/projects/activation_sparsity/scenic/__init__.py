@@ -1,1 +1,1 @@
-"""Sparse activations of Flax Linen models, as Scenic's are."""
+"""JaxPruner's import path of sparse activations."""

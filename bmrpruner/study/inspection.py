@@ -15,7 +15,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 SNR_THRESHOLDS = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0)
 
 
-def inspect(checkpoint: Checkpoint) -> dict[str, Any]:
+def inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
     """Leaves, quantiles of SNR and ΔF, and how much each threshold would prune.
 
     Args:
@@ -28,7 +28,8 @@ def inspect(checkpoint: Checkpoint) -> dict[str, Any]:
       from four draws a chain or more, at most 1e6. `info`: what the file says about itself.
 
     Examples:
-      >>> found = inspect(Checkpoint({'w/mean': np.array([1.0, 0.1]), 'w/std': np.full(2, 0.5)}))
+      >>> weights = {'w/mean': np.array([1.0, 0.1]), 'w/std': np.full(2, 0.5)}
+      >>> found = inspect_checkpoint(Checkpoint(weights))
       >>> found['weights'], found['snr']['0.5']
       (2, 0.5)
     """

@@ -13,7 +13,7 @@ from bmrpruner._tree import PyTree, join, keyed_leaves
 from bmrpruner.files import atomic_write
 from bmrpruner.files.formats import optional
 from bmrpruner.posteriors import DiagonalGaussian
-from bmrpruner.posthoc.pruning import Pruned
+from bmrpruner.pruning.pruned import Pruned
 
 _METRICS = {
     "accuracy": "accuracy",

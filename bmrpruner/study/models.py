@@ -12,7 +12,7 @@ from bmrpruner._tree import PyTree, join, keyed_leaves
 
 
 def mlp(params: PyTree, inputs: Any) -> jax.Array:
-    """Logits of a multilayer perceptron with ReLU: what `bmrpruner.models:mlp` names.
+    """Logits of a multilayer perceptron with ReLU: what `bmrpruner.study.models:mlp` names.
 
     The layers are the arrays of two axes, (inputs, outputs), in the order of their names, numbers
     by value. An array of one axis under the same parent is added to the outputs.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bmrpruner.files import atomic_write
-from bmrpruner.posthoc.results import PICTURES, Results, load
+from bmrpruner.study.results import PICTURES, Results, load
 
 _STYLE = """
 :root { color-scheme: light dark; }

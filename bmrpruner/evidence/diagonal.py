@@ -37,8 +37,6 @@ References:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -74,7 +72,7 @@ def delta_f(
         >>> delta_f(0.0, 1.0, 1.0, 1e6).item()  # the data never touched it
         0.0
     """
-    mean, precision, prior, reduced_prior = _as_floats(
+    mean, precision, prior, reduced_prior = as_floats(
         mean, precision, prior_precision, reduced_prior_precision
     )
     valid = _is_model(mean, precision, prior) & (reduced_prior >= 0)
@@ -129,37 +127,12 @@ def delta_f_spike(mean: ArrayLike, precision: ArrayLike, prior_precision: ArrayL
         >>> [round(float(x), 4) for x in delta_f_spike(mean, precision, 1.0)]
         [1.6094, 1.4844, -10.8906]
     """
-    mean, precision, prior = _as_floats(mean, precision, prior_precision)
+    mean, precision, prior = as_floats(mean, precision, prior_precision)
     certain = jnp.isinf(precision)
     finite = jnp.where(certain, prior, precision)
     value = 0.5 * (_log_ratio(finite, prior, finite - prior) - mean * (mean * finite))
     value = jnp.where(certain, jnp.where(mean == 0, jnp.inf, -jnp.inf), value)
     return jnp.where(_is_model(mean, precision, prior), value, jnp.nan)
-
-
-def group_delta_f(delta_f: ArrayLike, axis: int | Sequence[int] | None = None) -> jax.Array:
-    """ΔF of groups of weights (channels, blocks, neurons): the sum over the members.
-
-    Posterior and priors factorise, so log evidences add. Removing a weight that is already gone
-    changes nothing: members with ΔF = +∞ count 0 and leave the decision to the others. A group with
-    no other members is +∞ itself and stays pruned.
-
-    Args:
-        delta_f: ΔF per weight in nats, any shape.
-        axis: The axes that run over the members of a group; None sums over everything.
-
-    Returns:
-        ΔF per group in nats, the shape without `axis`, accumulated in float32 or wider.
-
-    Examples:
-        >>> group_delta_f(jnp.array([[1.0, -3.0], [jnp.inf, 0.5], [jnp.inf, jnp.inf]]), axis=1)
-        Array([-2. ,  0.5,  inf], dtype=float32)
-    """
-    (values,) = _as_floats(delta_f)
-    axis = tuple(axis) if isinstance(axis, Sequence) else axis
-    gone = jnp.isposinf(values)
-    total = jnp.sum(jnp.where(gone, 0, values), axis=axis)
-    return jnp.where(jnp.all(gone, axis=axis), jnp.inf, total)
 
 
 @jax.jit
@@ -191,7 +164,7 @@ def reduced_posterior(
         >>> mean.item(), precision.item()
         (0.0, inf)
     """
-    mean, precision, prior, reduced_prior = _as_floats(
+    mean, precision, prior, reduced_prior = as_floats(
         mean, precision, prior_precision, reduced_prior_precision
     )
     # The larger one first: exact where the result is much smaller than the terms.
@@ -224,7 +197,7 @@ def kl_divergence(mean: ArrayLike, precision: ArrayLike, prior_precision: ArrayL
         >>> [round(float(x), 4) for x in kl_divergence(jnp.array([0.0, 0.1]), 25.0, 1.0)]
         [1.1294, 1.1344]
     """
-    mean, precision, prior = _as_floats(mean, precision, prior_precision)
+    mean, precision, prior = as_floats(mean, precision, prior_precision)
     certain = jnp.isinf(precision)
     finite = jnp.where(certain, prior, precision)
     log_ratio = _log_ratio(finite, prior, finite - prior)
@@ -246,7 +219,7 @@ def _is_model(mean: jax.Array, precision: jax.Array, prior: jax.Array) -> jax.Ar
     return ~jnp.isnan(mean) & (precision >= 0) & (prior > 0) & (prior < jnp.inf)
 
 
-def _as_floats(*arrays: ArrayLike) -> tuple[jax.Array, ...]:
+def as_floats(*arrays: ArrayLike) -> tuple[jax.Array, ...]:
     """The arrays in their common dtype, float32 at least."""
     dtype = jnp.promote_types(jnp.result_type(*arrays), jnp.float32)
     return tuple(jnp.asarray(array, dtype) for array in arrays)

@@ -15,12 +15,12 @@ import jax
 import numpy as np
 
 from bmrpruner.files import Checkpoint
-from bmrpruner.posthoc import results
-from bmrpruner.posthoc.evaluation import Evaluator
-from bmrpruner.posthoc.pruning import Pruned, prune
-from bmrpruner.posthoc.rules import Rule
-from bmrpruner.posthoc.tasks import Task, check_model, load_model
+from bmrpruner.pruning.pruned import Pruned, prune
+from bmrpruner.pruning.rules import Rule
 from bmrpruner.sparsity_types import NByM, parse_sparsity_type
+from bmrpruner.study import results
+from bmrpruner.study.evaluation import Evaluator
+from bmrpruner.study.tasks import Task, check_model, load_model
 
 Point = dict[str, Any]
 

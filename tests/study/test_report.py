@@ -7,8 +7,8 @@ import subprocess
 
 import pytest
 
-from bmrpruner import posthoc
-from bmrpruner.posthoc import pictures, results
+from bmrpruner import study
+from bmrpruner.study import pictures, results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -50,7 +50,7 @@ def directory(tmp_path_factory):
 
 
 def test_the_page_has_all_numbers_and_nothing_from_elsewhere(directory, tmp_path):
-    page = posthoc.write_report(directory, tmp_path / "page.html").read_text()
+    page = study.write_report(directory, tmp_path / "page.html").read_text()
     assert page.count("<tr>") == 2 + 6 + 3  # two heads, the points, and those with a posterior
     assert "snr, 98 % &lt;&amp;&gt;" in page
     assert page.count("data:image/png;base64,") == 4
@@ -58,24 +58,24 @@ def test_the_page_has_all_numbers_and_nothing_from_elsewhere(directory, tmp_path
 
 
 def test_it_is_not_written_over(directory, tmp_path):
-    page = posthoc.write_report(directory, tmp_path / "page.html")
+    page = study.write_report(directory, tmp_path / "page.html")
     with pytest.raises(FileExistsError, match="--force"):
-        posthoc.write_report(directory, page)
-    posthoc.write_report(directory, page, force=True)
+        study.write_report(directory, page)
+    study.write_report(directory, page, force=True)
 
 
 def test_what_is_missing_is_named(directory, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"results\.json: there is none"):
-        posthoc.write_report(tmp_path)
+        study.write_report(tmp_path)
     (tmp_path / "results.json").write_text('{"points": 3}')
     with pytest.raises(ValueError, match=r"results\.json: not the results of a sweep"):
-        posthoc.write_report(tmp_path)
+        study.write_report(tmp_path)
     shutil.copy(directory / "results.json", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"there is no metrics\.png"):
-        posthoc.write_report(tmp_path)
+        study.write_report(tmp_path)
     results.save(tmp_path, results.Results({}, [], "0.1.0", complete=False))
     with pytest.raises(ValueError, match=r"not complete; go on with `sweep --resume`"):
-        posthoc.write_report(tmp_path)
+        study.write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 
 
@@ -102,7 +102,7 @@ HARNESS = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"
 
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install)")
 def test_a_browser_shows_it_on_a_phone(directory, tmp_path):
-    page = posthoc.write_report(directory, tmp_path / "page.html").read_text()
+    page = study.write_report(directory, tmp_path / "page.html").read_text()
     (tmp_path / "harness.html").write_text(HARNESS.format(page=html.escape(page)))
     finished = subprocess.run(
         [

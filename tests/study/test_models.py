@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmrpruner import models
+from bmrpruner.study import models
 
 
 def test_layers_go_by_number():

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from bmrpruner import files, metrics, models, posthoc
-from bmrpruner.posthoc import Rule, Task
+from bmrpruner import files, metrics, pruning, study
+from bmrpruner.pruning import Rule
+from bmrpruner.study import Task, models
 
 
 def blobs(n=200, seed=0):
@@ -37,7 +38,7 @@ def checkpoint(spread=True):
     return files.Checkpoint(tensors)
 
 
-RULES = posthoc.make_rules(["snr", "magnitude"], [0.0, 0.5, 0.8], {"snr": 1.0})
+RULES = study.make_rules(["snr", "magnitude"], [0.0, 0.5, 0.8], {"snr": 1.0})
 
 
 def without_seconds(points):
@@ -47,7 +48,9 @@ def without_seconds(points):
 def run(out, **changes):
     settings = {"samples": 3, "rules": RULES} | changes
     rules = settings.pop("rules")
-    return posthoc.run_sweep(checkpoint(), "bmrpruner.models:mlp", blobs(), rules, out, **settings)
+    return study.run_sweep(
+        checkpoint(), "bmrpruner.study.models:mlp", blobs(), rules, out, **settings
+    )
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def test_points_are_those_of_the_pruned_network(swept):
     _, found = swept
     dense, task = checkpoint(), blobs()
     for rule, point in zip(RULES, found.points, strict=True):
-        pruned = posthoc.prune(dense.params, rule, dense.posterior)
+        pruned = pruning.prune(dense.params, rule, dense.posterior)
         probs = jax.nn.softmax(models.mlp(pruned.params, task.inputs))
         assert point["mean"]["accuracy"] == float(metrics.accuracy(probs, task.labels))
         assert point["mean"]["nll"] == pytest.approx(float(metrics.nll(probs, task.labels)), 1e-5)
@@ -87,12 +90,12 @@ def test_side_by_side_gives_the_same(swept, swept_side_by_side):
 
 
 def test_batches_do_not_change_the_numbers(monkeypatch):
-    from bmrpruner.posthoc import evaluation
+    from bmrpruner.study import evaluation
 
     rules, dense = RULES[1:2], checkpoint()
-    whole = posthoc.sweep(dense, rules, posthoc.Evaluator(models.mlp, blobs(), 2))
+    whole = study.sweep(dense, rules, study.Evaluator(models.mlp, blobs(), 2))
     monkeypatch.setattr(evaluation, "_BATCH", 64)
-    parts = posthoc.sweep(dense, rules, posthoc.Evaluator(models.mlp, blobs(), 2))
+    parts = study.sweep(dense, rules, study.Evaluator(models.mlp, blobs(), 2))
     assert parts[0]["mean"]["nll"] == pytest.approx(whole[0]["mean"]["nll"], 1e-5)
 
 
@@ -139,18 +142,22 @@ def test_the_directory(swept):
 
 
 def test_parameters_without_a_posterior(tmp_path):
-    found = posthoc.run_sweep(
-        checkpoint(spread=False), "bmrpruner.models:mlp", blobs(), RULES[3:6], tmp_path / "out"
+    found = study.run_sweep(
+        checkpoint(spread=False),
+        "bmrpruner.study.models:mlp",
+        blobs(),
+        RULES[3:6],
+        tmp_path / "out",
     )
     assert [point["averaged"] for point in found.points] == [None] * 3
     assert (tmp_path / "out" / "histograms.png").exists()
 
 
 def test_a_pattern_is_one_rule_an_algorithm():
-    rules = posthoc.make_rules(["snr", "magnitude"], [0.0, 0.5], sparsity_type="2:4")
+    rules = study.make_rules(["snr", "magnitude"], [0.0, 0.5], sparsity_type="2:4")
     assert [rule.label for rule in rules] == ["snr, 2:4", "magnitude, 2:4"]
     with pytest.raises(ValueError, match="nothing to try"):
-        posthoc.make_rules(["snr"], [])
+        study.make_rules(["snr"], [])
 
 
 def test_directories_are_not_written_over(swept, tmp_path):
@@ -165,23 +172,23 @@ def test_directories_are_not_written_over(swept, tmp_path):
 
 
 def test_a_model_that_ignores_the_parameters_is_caught():
-    constant = posthoc.Evaluator(lambda params, x: jnp.zeros((len(x), 3)), blobs(), samples=0)
+    constant = study.Evaluator(lambda params, x: jnp.zeros((len(x), 3)), blobs(), samples=0)
     with pytest.raises(RuntimeError, match="the outputs are the same"):
-        posthoc.sweep(checkpoint(), RULES[1:2], constant)
+        study.sweep(checkpoint(), RULES[1:2], constant)
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
         ("no_such_module_at_all:f", "does not import: ModuleNotFoundError"),
-        ("bmrpruner.models:no_such_function", "does not import: AttributeError"),
-        ("bmrpruner.models", "expected module:function"),
+        ("bmrpruner.study.models:no_such_function", "does not import: AttributeError"),
+        ("bmrpruner.study.models", "expected module:function"),
         ("bmrpruner:__all__", "is a list, expected a function"),
     ],
 )
 def test_models_that_do_not_import(name, message):
     with pytest.raises(ValueError, match=message):
-        posthoc.load_model(name)
+        study.load_model(name)
 
 
 @pytest.mark.parametrize(
@@ -193,32 +200,32 @@ def test_models_that_do_not_import(name, message):
 )
 def test_data_of_the_wrong_shape(task, message):
     with pytest.raises(ValueError, match=message):
-        posthoc.check_model(models.mlp, checkpoint().params, task)
+        study.check_model(models.mlp, checkpoint().params, task)
 
 
 def test_a_model_of_another_shape():
     with pytest.raises(ValueError, match=r"expected logits of shape \(200, classes\), got \(3,\)"):
-        posthoc.check_model(lambda params, x: jnp.zeros(3), checkpoint().params, blobs())
+        study.check_model(lambda params, x: jnp.zeros(3), checkpoint().params, blobs())
 
 
 def test_tasks_from_files(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.arange(12.0).reshape(4, 3), y=np.arange(4))
     np.savez(tmp_path / "b.npz", x=np.zeros((2, 3)), y=np.zeros(2, int))
-    task = posthoc.load_task(tmp_path / "a.npz")
+    task = study.load_task(tmp_path / "a.npz")
     assert np.array_equal(np.sort(task.ood, 1), task.inputs)
     assert not np.array_equal(task.ood, task.inputs)
-    assert posthoc.load_task(tmp_path / "a.npz", tmp_path / "b.npz").ood.shape == (2, 3)
+    assert study.load_task(tmp_path / "a.npz", tmp_path / "b.npz").ood.shape == (2, 3)
     np.savez(tmp_path / "c.npz", x=np.zeros((2, 4)), y=np.zeros(2, int))
     with pytest.raises(ValueError, match=r"c.npz: expected inputs of shape \(3,\)"):
-        posthoc.load_task(tmp_path / "a.npz", tmp_path / "c.npz")
+        study.load_task(tmp_path / "a.npz", tmp_path / "c.npz")
     np.savez(tmp_path / "d.npz", x=np.zeros((2, 4)), y=np.zeros(2))
     with pytest.raises(ValueError, match=r"d.npz: expected y to hold an integer"):
-        posthoc.load_task(tmp_path / "d.npz")
+        study.load_task(tmp_path / "d.npz")
     np.savez(tmp_path / "e.npz", images=np.zeros((2, 4)))
     with pytest.raises(ValueError, match=r"e.npz: expected arrays x and y, got images"):
-        posthoc.load_task(tmp_path / "e.npz")
+        study.load_task(tmp_path / "e.npz")
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        posthoc.load_task(tmp_path / "nowhere")
+        study.load_task(tmp_path / "nowhere")
 
 
 PUBLISHED = {
@@ -229,12 +236,12 @@ PUBLISHED = {
 
 def test_the_posterior_at_hand(data_dir):
     dense = files.load(data_dir / "posteriors" / "mnist_mlp_meanfield.npz")
-    task = posthoc.load_task(data_dir / "mnist")
-    at_mean = posthoc.Evaluator(models.mlp, task, samples=0)
-    points = posthoc.sweep(dense, posthoc.make_rules(PUBLISHED, PUBLISHED["snr"]), at_mean)
+    task = study.load_task(data_dir / "mnist")
+    at_mean = study.Evaluator(models.mlp, task, samples=0)
+    points = study.sweep(dense, study.make_rules(PUBLISHED, PUBLISHED["snr"]), at_mean)
     for point in points:
         expected = PUBLISHED[point["algorithm"]][point["rule"]["sparsity"]]
         assert point["mean"]["accuracy"] == pytest.approx(expected, abs=0.0015), point["label"]
-    averaged = posthoc.Evaluator(models.mlp, task, samples=20)
-    (point,) = posthoc.sweep(dense, [Rule("snr", threshold=0.5)], averaged)
+    averaged = study.Evaluator(models.mlp, task, samples=20)
+    (point,) = study.sweep(dense, [Rule("snr", threshold=0.5)], averaged)
     assert point["averaged"]["accuracy"] >= 0.955

@@ -15,7 +15,7 @@ import numpy as np
 
 from bmrpruner._tree import PyTree
 from bmrpruner.files import read_tensors
-from bmrpruner.idx import read_split
+from bmrpruner.study.idx import read_split
 
 Model = Callable[[PyTree, Any], jax.Array]
 
@@ -77,7 +77,7 @@ def load_model(name: str) -> Model:
       ValueError: If it does not import, or is no function.
 
     Examples:
-      >>> load_model('bmrpruner.models:mlp').__name__
+      >>> load_model('bmrpruner.study.models:mlp').__name__
       'mlp'
     """
     module_name, _, attribute = name.partition(":")

@@ -11,13 +11,13 @@ from typing import Any
 from bmrpruner import api, sparsity_distributions
 from bmrpruner._checks import check_positive, check_sparsity, did_you_mean
 from bmrpruner._tree import Key, PyTree, is_array, join, keyed_leaves
+from bmrpruner.algorithms.adam_fisher import AdamBasedFisherPruning
 from bmrpruner.algorithms.bmr_pruners import BMRPruning, PosteriorPruning
 from bmrpruner.algorithms.global_pruners import GlobalPruningMixin
 from bmrpruner.algorithms.pruners import SaliencyPruning
 from bmrpruner.algorithms.sparse_trainers import StaticRandomSparse
 from bmrpruner.base_updater import BaseUpdater, NoPruning
 from bmrpruner.posteriors import DiagonalGaussian
-from bmrpruner.projects.extensions.adam_fisher import AdamBasedFisherPruning
 from bmrpruner.sparsity_types import NByM, Unstructured, parse_sparsity_type
 
 SCOPES = ("global", "layer")

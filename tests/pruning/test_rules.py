@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bmrpruner
-from bmrpruner import DiagonalGaussian, files, posthoc
-from bmrpruner.posthoc import Rule
+from bmrpruner import DiagonalGaussian, files, pruning, study
+from bmrpruner.pruning import Rule
 
 
 def network(seed=0, shapes=((8, 4), (4, 12))):
@@ -32,7 +32,7 @@ def flat(tree):
 @given(sparsity=st.floats(0, 1), algorithm=st.sampled_from(["snr", "magnitude", "bmr", "random"]))
 def test_the_highest_scores_stay(sparsity, algorithm):
     mean, posterior = network()
-    pruned = posthoc.prune(mean, Rule(algorithm, sparsity=sparsity), posterior)
+    pruned = pruning.prune(mean, Rule(algorithm, sparsity=sparsity), posterior)
     kept = flat(pruned.params) != 0
     assert kept.sum() == max(1, np.round(80 * (1 - np.float32(sparsity))))
     assert pruned.sparsity == pytest.approx(1 - kept.mean())
@@ -49,7 +49,7 @@ def test_the_highest_scores_stay(sparsity, algorithm):
 
 def test_each_leaf_has_its_share_by_layer():
     mean, posterior = network()
-    pruned = posthoc.prune(mean, Rule("snr", sparsity=0.75, scope="layer"), posterior)
+    pruned = pruning.prune(mean, Rule("snr", sparsity=0.75, scope="layer"), posterior)
     assert pruned.leaf_sparsity == {"layer_0/kernel": 0.75, "layer_1/kernel": 0.75}
     np.testing.assert_array_equal(
         pruned.params["layer_0"]["bias"], np.float32(mean["layer_0"]["bias"])
@@ -59,15 +59,15 @@ def test_each_leaf_has_its_share_by_layer():
 def test_a_threshold_takes_what_scores_at_or_below_it():
     mean, posterior = network()
     snr, evidence = flat(posterior.snr), flat(posterior.delta_f())
-    pruned = posthoc.prune(mean, Rule("snr", threshold=1.0), posterior)
+    pruned = pruning.prune(mean, Rule("snr", threshold=1.0), posterior)
     np.testing.assert_array_equal(flat(pruned.params) == 0, snr <= 1.0)
-    pruned = posthoc.prune(mean, Rule("bmr", threshold=0.0), posterior)
+    pruned = pruning.prune(mean, Rule("bmr", threshold=0.0), posterior)
     np.testing.assert_array_equal(flat(pruned.params) == 0, evidence >= 0)
 
 
 def test_a_temperature_is_that_of_the_posterior():
     mean, posterior = network()
-    pruned = posthoc.prune(mean, Rule("bmr", threshold=0.0, temperature=0.1), posterior)
+    pruned = pruning.prune(mean, Rule("bmr", threshold=0.0, temperature=0.1), posterior)
     evidence = flat(posterior.temper(0.1).delta_f())
     np.testing.assert_array_equal(flat(pruned.params) == 0, evidence >= 0)
     np.testing.assert_array_equal(flat(pruned.posterior.std) == 0, evidence >= 0)
@@ -79,16 +79,16 @@ def test_a_temperature_is_that_of_the_posterior():
 def test_patterns_choose_leaves():
     mean, posterior = network()
     only = Rule("magnitude", sparsity=0.5, include=("*/kernel", "layer_0/bias"), exclude=("*_1/*",))
-    assert set(posthoc.prune(mean, only, posterior).masks) == {"layer_0/kernel", "layer_0/bias"}
+    assert set(pruning.prune(mean, only, posterior).masks) == {"layer_0/kernel", "layer_0/bias"}
     # A score of the posterior cannot rank a leaf that has none.
     snr = Rule("snr", sparsity=0.5, include=("layer_0/*",))
-    assert set(posthoc.prune(mean, snr, posterior).masks) == {"layer_0/kernel"}
+    assert set(pruning.prune(mean, snr, posterior).masks) == {"layer_0/kernel"}
 
 
 @pytest.mark.parametrize(("kind", "sparsity"), [("2:4", None), ("channel_-1", 0.5), ("2x2", 0.5)])
 def test_groups_go_by_layer(kind, sparsity):
     mean, posterior = network()
-    pruned = posthoc.prune(mean, Rule("snr", sparsity=sparsity, sparsity_type=kind), posterior)
+    pruned = pruning.prune(mean, Rule("snr", sparsity=sparsity, sparsity_type=kind), posterior)
     assert pruned.leaf_sparsity == {"layer_0/kernel": 0.5, "layer_1/kernel": 0.5}
     if kind == "2:4":
         assert np.all((pruned.masks["layer_0/kernel"].reshape(8, 1, 4) != 0).sum(-1) == 2)
@@ -115,19 +115,19 @@ def test_impossible_rules_are_named(arguments, message):
 def test_what_does_not_fit_the_network_is_named():
     mean, posterior = network()
     with pytest.raises(ValueError, match="snr reads a posterior, and there is none"):
-        posthoc.prune(mean, Rule("snr", sparsity=0.5))
+        pruning.prune(mean, Rule("snr", sparsity=0.5))
     with pytest.raises(ValueError, match=r"include: 'conv\*' matches none of layer_0/bias"):
-        posthoc.prune(mean, Rule("snr", sparsity=0.5, include=("conv*",)), posterior)
+        pruning.prune(mean, Rule("snr", sparsity=0.5, include=("conv*",)), posterior)
     with pytest.raises(ValueError, match="not divisible by 5"):
-        posthoc.prune(mean, Rule("snr", sparsity_type="2:5"), posterior)
+        pruning.prune(mean, Rule("snr", sparsity_type="2:5"), posterior)
     with pytest.raises(ValueError, match="'saliency' is not one of"):
-        posthoc.prune(mean, Rule("saliency", sparsity=0.5), posterior)
+        pruning.prune(mean, Rule("saliency", sparsity=0.5), posterior)
 
 
 def test_wide_tensors_keep_their_bits():
     rng = np.random.default_rng(0)
     tensors = {"w/mean": rng.normal(size=(30, 20)), "w/std": rng.uniform(0.1, 1, (30, 20))}
-    pruned = posthoc.prune_checkpoint(files.Checkpoint(tensors), Rule("snr", sparsity=0.9))
+    pruned = pruning.prune_checkpoint(files.Checkpoint(tensors), Rule("snr", sparsity=0.9))
     for name, tensor in pruned.tensors.items():
         assert tensor.dtype == np.float64
         np.testing.assert_array_equal(tensor, tensors[name] * pruned.masks["w"])
@@ -135,8 +135,8 @@ def test_wide_tensors_keep_their_bits():
 
 def test_pruning_twice_prunes_further():
     mean, posterior = network()
-    once = posthoc.prune(mean, Rule("snr", sparsity=0.5), posterior)
-    twice = posthoc.prune(once.params, Rule("snr", sparsity=0.9), once.posterior)
+    once = pruning.prune(mean, Rule("snr", sparsity=0.5), posterior)
+    twice = pruning.prune(once.params, Rule("snr", sparsity=0.9), once.posterior)
     assert not np.any((flat(once.params) == 0) & (flat(twice.params) != 0))
     assert twice.sparsity == pytest.approx(0.9)
 
@@ -148,7 +148,7 @@ def test_registered_algorithms_join_in():
 
     bmrpruner.register_algorithm("largest", Largest)
     try:
-        pruned = posthoc.prune({"w": jnp.array([[-5.0, 1.0]])}, Rule("largest", sparsity=0.5))
+        pruned = pruning.prune({"w": jnp.array([[-5.0, 1.0]])}, Rule("largest", sparsity=0.5))
     finally:
         del bmrpruner.ALGORITHM_REGISTRY["largest"]
     assert pruned.params["w"].tolist() == [[0.0, 1.0]]
@@ -156,7 +156,7 @@ def test_registered_algorithms_join_in():
 
 def test_inspection_counts():
     mean = np.array([[1.0, 0.1], [0.3, 2.0]])
-    found = posthoc.inspect(
+    found = study.inspect_checkpoint(
         files.Checkpoint({"w/mean": mean, "w/std": np.full((2, 2), 0.5), "b": mean})
     )
     assert found["weights"] == 8
@@ -169,11 +169,11 @@ def test_inspection_counts():
 
 def test_quantiles_are_of_what_is_left():
     checkpoint = files.Checkpoint({"w/mean": np.array([1.0, 2, 3]), "w/std": np.ones(3)})
-    (leaf,) = posthoc.inspect(checkpoint.prune({"w": np.array([0, 1, 1])}, {}))["leaves"]
+    (leaf,) = study.inspect_checkpoint(checkpoint.prune({"w": np.array([0, 1, 1])}, {}))["leaves"]
     assert leaf["zeros"] == 1
     assert leaf["snr"][2] == pytest.approx(2.5)
     assert leaf["delta_f"][2] == pytest.approx((-2 - 4.5) / 2)
-    (leaf,) = posthoc.inspect(checkpoint.prune({"w": np.zeros(3)}, {}))["leaves"]
+    (leaf,) = study.inspect_checkpoint(checkpoint.prune({"w": np.zeros(3)}, {}))["leaves"]
     assert leaf["snr"] is leaf["delta_f"] is None
 
 
@@ -181,7 +181,7 @@ def test_chains_that_disagree_are_told():
     rng = np.random.default_rng(0)
     mixed = rng.normal(size=(4, 100, 3)).astype(np.float32)
     apart = mixed + 10 * np.arange(4, dtype=np.float32)[:, None, None]
-    found = posthoc.inspect(files.Checkpoint({"a/draws": mixed, "b/draws": apart}))
+    found = study.inspect_checkpoint(files.Checkpoint({"a/draws": mixed, "b/draws": apart}))
     assert found["rhat"]["a"] < 1.1
     assert found["rhat"]["b"] > 5
 
@@ -192,7 +192,7 @@ def test_half_precision_is_pruned_too(tmp_path):
     files.write_tensors(
         tmp_path / "x.npz", {"w/mean": mean, "w/std": np.abs(mean) + mean.dtype.type(1)}
     )
-    posthoc.prune_file(tmp_path / "x.npz", tmp_path / "y.npz", Rule("snr", sparsity=0.9))
+    pruning.prune_file(tmp_path / "x.npz", tmp_path / "y.npz", Rule("snr", sparsity=0.9))
     back = files.load(tmp_path / "y.npz")
     assert back.tensors["w/mean"].dtype == jnp.bfloat16
     np.testing.assert_array_equal(back.tensors["w/mean"], np.where(back.masks["w"], mean, 0))

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from bmrpruner.files import Checkpoint, atomic_write
-from bmrpruner.posthoc import pictures
-from bmrpruner.posthoc.pruning import prune
-from bmrpruner.posthoc.rules import Rule
+from bmrpruner.pruning.pruned import prune
+from bmrpruner.pruning.rules import Rule
+from bmrpruner.study import pictures
 
 NAME = "results.json"
 PICTURES = {

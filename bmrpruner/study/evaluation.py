@@ -11,8 +11,8 @@ import numpy as np
 
 from bmrpruner import metrics
 from bmrpruner._tree import PyTree
-from bmrpruner.posthoc.pruning import Pruned
-from bmrpruner.posthoc.tasks import Model, Task
+from bmrpruner.pruning.pruned import Pruned
+from bmrpruner.study.tasks import Model, Task
 
 _BATCH = 2048
 
@@ -24,7 +24,7 @@ class Evaluator:
       width: How many networks are evaluated at once, side by side.
 
     Examples:
-      >>> from bmrpruner.posthoc import Rule, prune
+      >>> from bmrpruner.pruning import Rule, prune
       >>> task = Task(np.eye(2), np.array([0, 1]), np.ones((2, 2)))
       >>> evaluate = Evaluator(lambda params, x: x @ params['w'], task)
       >>> pruned = prune({'w': jnp.eye(2)}, Rule('magnitude', sparsity=0.5))

@@ -1,0 +1,6 @@
+"""Bayesian model reduction: how much evidence there is that a weight may go."""
+
+from bmrpruner.evidence.diagonal import delta_f, delta_f_spike, kl_divergence, reduced_posterior
+from bmrpruner.evidence.groups import group_delta_f
+
+__all__ = ["delta_f", "delta_f_spike", "group_delta_f", "kl_divergence", "reduced_posterior"]

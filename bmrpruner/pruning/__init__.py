@@ -1,0 +1,7 @@
+"""Prune what is already trained: rules in words, networks in memory, checkpoints and files."""
+
+from bmrpruner.pruning.checkpoints import prune_checkpoint, prune_file
+from bmrpruner.pruning.pruned import Pruned, prune
+from bmrpruner.pruning.rules import Rule, make_updater
+
+__all__ = ["Pruned", "Rule", "make_updater", "prune", "prune_checkpoint", "prune_file"]

@@ -1,0 +1,39 @@
+"""How far a network can be pruned: tasks, evaluation, sweeps over rules, pictures and reports."""
+
+from bmrpruner.study import idx, models
+from bmrpruner.study.evaluation import Evaluator
+from bmrpruner.study.inspection import inspect_checkpoint
+from bmrpruner.study.pictures import (
+    draw_histograms,
+    draw_layers,
+    draw_metrics,
+    draw_reliability,
+    draw_rounds,
+    save_figure,
+)
+from bmrpruner.study.report import write_report
+from bmrpruner.study.results import Results
+from bmrpruner.study.sweep import make_rules, run_sweep, sweep
+from bmrpruner.study.tasks import Task, check_model, load_model, load_task
+
+__all__ = [
+    "Evaluator",
+    "Results",
+    "Task",
+    "check_model",
+    "draw_histograms",
+    "draw_layers",
+    "draw_metrics",
+    "draw_reliability",
+    "draw_rounds",
+    "idx",
+    "inspect_checkpoint",
+    "load_model",
+    "load_task",
+    "make_rules",
+    "models",
+    "run_sweep",
+    "save_figure",
+    "sweep",
+    "write_report",
+]
