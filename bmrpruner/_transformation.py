@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from bmrpruner._checks import accepted
-from bmrpruner._masks import mask_tree
-from bmrpruner._tree import PyTree
-from bmrpruner._updates import cancel_pruned, round_updates
+from bmrpruner._masks import as_plain, mask_tree
+from bmrpruner._tree import PyTree, map_leaves
 
 
 def pruning_transformation(
@@ -45,9 +44,8 @@ def pruning_transformation(
             zeros = jax.tree.map(jnp.zeros_like, emitted)
             emitted = _select(due, zeros, emitted)
             inner_state = _select(due, refreshed.inner_state, inner_state)
-        emitted = round_updates(emitted, refreshed.masks, state.count)
         if masks_updates:
-            emitted = cancel_pruned(emitted, params, refreshed.masks)
+            emitted = _cancel_pruned(emitted, params, refreshed.masks)
         count = optax.safe_increment(state.count)
         return emitted, refreshed._replace(inner_state=inner_state, count=count)
 
@@ -65,3 +63,18 @@ def _select(condition: Any, on_true: PyTree, on_false: PyTree) -> PyTree:
     if not isinstance(condition, jax.core.Tracer):
         return on_true if condition else on_false
     return jax.tree.map(functools.partial(jnp.where, condition), on_true, on_false)
+
+
+def _cancel_pruned(updates: PyTree, params: PyTree, masks: PyTree) -> PyTree:
+    """The updates, with minus the parameter where it is pruned.
+
+    A lower-precision update is widened to the parameter's dtype, or the sum would not be zero.
+    """
+
+    def cancel(param: Any, mask: Any, update: Any) -> Any:
+        if param is None or mask is None or update is None:
+            return update
+        wide = jnp.promote_types(jnp.result_type(param), jnp.result_type(update))
+        return jnp.where(as_plain(mask, param), update.astype(wide), -jnp.asarray(param, wide))
+
+    return map_leaves(cancel, params, masks, updates)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 PyTree = Any
@@ -20,6 +21,11 @@ def is_none(x: Any) -> bool:
 def is_array(x: Any) -> bool:
     """Whether `x` is an array, traced and abstract ones included."""
     return isinstance(x, jax.Array | np.ndarray | np.generic | jax.ShapeDtypeStruct)
+
+
+def is_prunable(x: Any) -> bool:
+    """Whether `x` is an array of floating-point or complex numbers, traced or abstract ones too."""
+    return is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact)
 
 
 def map_leaves(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 import optax
 
-from bmrpruner import (
-    algorithms,
-    base_updater,
-    sparsity_distributions,
-    sparsity_schedules,
-    sparsity_types,
-)
+import bmrpruner.algorithms  # noqa: F401  (its classes register themselves)
+from bmrpruner import sparsity_distributions, sparsity_schedules, sparsity_types
 from bmrpruner._checks import check_sparsity, concrete, did_you_mean
+from bmrpruner._settings import pattern_sparsity
 from bmrpruner.registry import ALGORITHM_REGISTRY, all_algorithm_names, register_algorithm
+from bmrpruner.sparsity_types import NByM
 
 __all__ = [
     "ALGORITHMS",
@@ -37,6 +35,7 @@ _CONFIG_KEYS = (
     "dist_type",
     "sparsity",
     "sparsity_type",
+    "scope",
     "filter_fn",
     "custom_sparsity_map",
     *_SCHEDULE_KEYS,
@@ -54,9 +53,12 @@ def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> 
     Settings:
       algorithm: A registered name.
       dist_type: `'uniform'` or `'erk'`.
-      sparsity: Fraction to prune, in [0, 1].
+      sparsity: Fraction to prune, in [0, 1]. It may be left out where a threshold, an N:M pattern
+        or the evidence decides.
       sparsity_type: A type, or a string such as `'2:4'`, `'block_4,4'`, `'channel_-1'`.
-      filter_fn, custom_sparsity_map: See `sparsity_distributions`.
+      scope: `'layer'` or `'global'`; by default the algorithm's own, which is `'layer'` but for
+        `adaptive_bmr` and those whose names begin with `global_`.
+      filter_fn, custom_sparsity_map: See `BaseUpdater`.
       update_freq, update_start_step, update_end_step: The schedule: never without a start, one
         shot if the start is the end, and the cubic schedule otherwise. A `scheduler` given wins.
       drop_fraction: For the sparse trainers, the share of connections to drop at first.
@@ -67,7 +69,7 @@ def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> 
       An updater.
 
     Raises:
-      ValueError: If a setting is missing or has an impossible value.
+      ValueError: If a setting is missing or has an impossible value, or two contradict each other.
       TypeError: For a setting that the algorithm does not know.
 
     Example:
@@ -79,23 +81,23 @@ def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> 
     """
     config = {**_as_dict(sparsity_config), **settings}
     name = _required(config, "algorithm")
-    if name == "no_prune":
-        return base_updater.NoPruning()
+    algorithm = _algorithm(name)
+    if not getattr(algorithm, "takes_settings", True):
+        return algorithm()
     dist_type = _required(config, "dist_type")
     if dist_type not in _DISTRIBUTIONS:
         raise ValueError(
             f"dist_type: expected one of {tuple(_DISTRIBUTIONS)}, got {dist_type!r}."
             + did_you_mean(dist_type, _DISTRIBUTIONS)
         )
-    algorithm = _algorithm(name)
     fields: dict[str, Any] = {
         key: value for key, value in config.items() if key not in _CONFIG_KEYS
     }
-    fields |= _sparsity_fields(name, algorithm, config, _DISTRIBUTIONS[dist_type])
     if config.get("sparsity_type") not in (None, ""):
-        fields["sparsity_type"] = _sparsity_type(config["sparsity_type"])
-    if "drop_fraction_fn" not in fields and _takes_drop_fraction(name, algorithm, config):
-        fields["drop_fraction_fn"] = _drop_fraction_fn(config)
+        fields["sparsity_type"] = sparsity_types.as_sparsity_type(config["sparsity_type"])
+    fields |= _sparsity_fields(name, algorithm, config, fields.get("sparsity_type"))
+    if "drop_fraction_fn" not in fields and _takes_drop_fraction(algorithm, config):
+        fields["drop_fraction_fn"] = _drop_fraction_fn(algorithm, config)
     if "scheduler" not in fields:
         fields["scheduler"] = _schedule(config)
     _check_fields(name, algorithm, fields)
@@ -125,7 +127,7 @@ def _required(config: dict[str, Any], key: str) -> Any:
     return config[key]
 
 
-def _algorithm(name: str) -> type[base_updater.BaseUpdater]:
+def _algorithm(name: str) -> Any:
     if name not in ALGORITHM_REGISTRY:
         raise ValueError(
             f"algorithm: {name!r} is not supported; all_algorithm_names() lists those that are."
@@ -135,44 +137,54 @@ def _algorithm(name: str) -> type[base_updater.BaseUpdater]:
 
 
 def _sparsity_fields(
-    name: str, algorithm: Any, config: dict[str, Any], distribution: Any
+    name: str, algorithm: Any, config: dict[str, Any], sparsity_type: Any
 ) -> dict[str, Any]:
-    """Global algorithms take sparsity, filter and map themselves; the rest a distribution."""
+    """How much, and of what: fields where all leaves are ranked together, else a distribution."""
     options = {key: config[key] for key in ("filter_fn", "custom_sparsity_map") if config.get(key)}
     if "custom_sparsity_map" in options:
         options["custom_sparsity_map"] = dict(options["custom_sparsity_map"])
-    if config.get("sparsity") is None and _is_a(algorithm, algorithms.AdaptiveBMR):
-        config = config | {"sparsity": algorithm.sparsity}
-    if config.get("sparsity") is None and config.get("threshold") is not None:
-        config = config | {"sparsity": 0.0}
-    sparsity = _required(config, "sparsity")
-    check_sparsity("sparsity", sparsity)
-    if name.startswith("global_") or _is_a(algorithm, algorithms.GlobalPruningMixin):
-        return options | {"sparsity": sparsity}
-    bound = functools.partial(distribution, sparsity=sparsity, **options)
-    # A class with a sparsity of its own must hear of another one.
-    own = {} if getattr(algorithm, "sparsity", None) is None else {"sparsity": sparsity}
-    return {"sparsity_distribution_fn": bound} | own
+    scope = config.get("scope") or getattr(algorithm, "fixed_scope", None) or "layer"
+    stated = {"scope": scope} if config.get("scope") else {}
+    if _needs_sparsity(algorithm, config, sparsity_type):
+        options["sparsity"] = _required(config, "sparsity")
+    elif config.get("sparsity") is not None:
+        options["sparsity"] = config["sparsity"]
+    if "sparsity" in options:
+        check_sparsity("sparsity", options["sparsity"])
+    if scope == "global":
+        if config["dist_type"] != "uniform":
+            warnings.warn(
+                f"dist_type: {config['dist_type']!r} has no effect, as {name!r} with "
+                "scope='global' ranks all leaves together.",
+                stacklevel=3,
+            )
+        return options | stated
+    if isinstance(sparsity_type, NByM) and "sparsity" not in options:
+        options["sparsity"] = pattern_sparsity(sparsity_type)
+    distribution = functools.partial(
+        _DISTRIBUTIONS[config["dist_type"]], **({"sparsity": 0.0} | options)
+    )
+    return {"sparsity_distribution_fn": distribution} | stated
 
 
-def _sparsity_type(value: Any) -> Any:
-    if isinstance(value, str):
-        return sparsity_types.parse_sparsity_type(value)
-    if not sparsity_types.is_sparsity_type(value):
-        raise ValueError(f"Sparsity type {value!r} is neither a string nor one of the types.")
-    return sparsity_types.check_sparsity_type(value)
+def _needs_sparsity(algorithm: Any, config: dict[str, Any], sparsity_type: Any) -> bool:
+    """Whether nothing else says how much is pruned."""
+    decides = getattr(algorithm, "decides_sparsity", False)
+    return not (decides or config.get("threshold") is not None or isinstance(sparsity_type, NByM))
 
 
-def _takes_drop_fraction(name: str, algorithm: Any, config: dict[str, Any]) -> bool:
+def _takes_drop_fraction(algorithm: Any, config: dict[str, Any]) -> bool:
     """Unless the configuration gives one, classes that users register keep their own default."""
-    is_asked = name in ("rigl", "set") or config.get("drop_fraction") is not None
+    has_default = "default_drop_fraction" in getattr(algorithm, "__dict__", {})
+    is_asked = has_default or config.get("drop_fraction") is not None
     return is_asked and "drop_fraction_fn" in getattr(algorithm, "__dataclass_fields__", {})
 
 
-def _drop_fraction_fn(config: dict[str, Any]) -> Any:
+def _drop_fraction_fn(algorithm: Any, config: dict[str, Any]) -> Any:
     end = _required(config, "update_end_step")
     fraction = config.get("drop_fraction")
-    return optax.cosine_decay_schedule(0.1 if fraction is None else fraction, end)
+    start = algorithm.default_drop_fraction if fraction is None else fraction
+    return optax.cosine_decay_schedule(start, end)
 
 
 def _schedule(config: dict[str, Any]) -> Any:
@@ -184,10 +196,6 @@ def _schedule(config: dict[str, Any]) -> Any:
         return sparsity_schedules.OneShotSchedule(end)
     schedule = sparsity_schedules.PolynomialSchedule(_required(config, "update_freq"), start, end)
     return sparsity_schedules.check_schedule(schedule)
-
-
-def _is_a(algorithm: Any, base: type) -> bool:
-    return isinstance(algorithm, type) and issubclass(algorithm, base)
 
 
 def _check_fields(name: str, algorithm: Any, fields: dict[str, Any]) -> None:

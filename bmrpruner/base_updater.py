@@ -5,72 +5,34 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from bmrpruner import _groups, mask_calculator, sparsity_distributions
-from bmrpruner._checks import accepted, check_sparsity, did_you_mean
-from bmrpruner._masks import MASK_DTYPE, pack_tree, unpack
+from bmrpruner import mask_calculator, sparsity_distributions
+from bmrpruner._masks import MASK_DTYPE, fill_masked_nodes, pack_tree
+from bmrpruner._ranking import masks_of, ranked_leaves
+from bmrpruner._scoring import check_keywords, scores_of
+from bmrpruner._settings import check_settings, check_sparsity_fields, pattern_sparsity
 from bmrpruner._sharding import sharded_like
+from bmrpruner._targets import as_arrays, global_target, layer_targets
 from bmrpruner._transformation import pruning_transformation
-from bmrpruner._tree import (
-    Key,
-    PyTree,
-    check_params,
-    is_array,
-    is_none,
-    join,
-    keyed_leaves,
-    map_leaves,
-    map_with_key,
-)
+from bmrpruner._tree import PyTree, check_params, map_leaves
 from bmrpruner.registry import register_algorithm
+from bmrpruner.sparse_state import SparseState, apply_mask
+from bmrpruner.sparsity_distributions import CustomSparsityMapType, FilterFnType
 from bmrpruner.sparsity_schedules import NoUpdateSchedule
-from bmrpruner.sparsity_types import Block, NByM, SparsityType, Unstructured, check_shape, fits
+from bmrpruner.sparsity_types import (
+    Block,
+    NByM,
+    SparsityType,
+    Unstructured,
+    as_sparsity_type,
+)
 
-
-class SparseState(NamedTuple):
-    """State of a wrapped optimizer.
-
-    Attributes:
-      masks: A tree like the parameters: uint8 of the parameter's shape (1 keep, 0 pruned), or of
-        shape `(ceil(size / 8),)` when packed; None where a leaf is exempt.
-      inner_state: The state of the wrapped optimizer.
-      target_sparsities: A tree of floats and Nones like the parameters; one number for the global
-        algorithms.
-      count: int32 scalar, the steps taken.
-    """
-
-    masks: PyTree
-    inner_state: Any = None
-    target_sparsities: PyTree = None
-    count: Any = None
-
-
-@functools.partial(jax.jit, static_argnames=("is_packed",))
-def apply_mask(param: Any, mask: Any, is_packed: bool = False) -> Any:
-    """The parameter with zeros where its mask is zero.
-
-    Args:
-      param: Array.
-      mask: uint8 of the same shape, or its packed bits; None leaves the parameter as it is.
-      is_packed: Whether the mask is packed. Static.
-
-    Returns:
-      Array of the parameter's shape and dtype. NaN and infinities do not survive a zero mask.
-
-    Example:
-      >>> apply_mask(jnp.array([1., jnp.nan, 3.]), jnp.array([1, 0, 0], 'uint8'))
-      Array([1., 0., 0.], dtype=float32)
-    """
-    if mask is None:
-        return param
-    if is_packed:
-        mask = sharded_like(unpack(mask, jnp.shape(param)), param)
-    return jnp.where(mask, param, jnp.zeros_like(param))
+_DENSE = functools.partial(sparsity_distributions.uniform, sparsity=0.0)
 
 
 @dataclasses.dataclass(eq=False)
@@ -81,20 +43,32 @@ class BaseUpdater:
     `calculate_scores` → `create_masks` → `update_state`, `wrap_optax`, and around the forward pass
     and the parameter update `pre_forward_update` and `post_gradient_update`.
 
+    How much is pruned has one answer: `sparsity` (or a distribution with one), `threshold`, or an
+    N:M pattern. Leaves of integers are never pruned.
+
     Attributes:
       scheduler: When to refresh the masks, and to what sparsity.
       skip_gradients: Take no gradient step where the masks are refreshed.
       is_sparse_gradients: Mask the gradients before the inner optimizer sees them.
-      sparsity_type: What is pruned together.
+      sparsity_type: What is pruned together: a type, or a string such as `'2:4'`, `'4x4'`.
       sparsity_distribution_fn: `params -> tree of sparsities`; None leaves are exempt.
       rng_seed: JAX key, or an integer seed, for algorithms that draw noise.
       use_packed_masks: Store masks as bits.
       topk_fn: `(scores, sparsity) -> mask`; by default that of the sparsity type.
-      sparsity: Short for binding the `sparsity` argument of the distribution.
+      sparsity: Fraction to prune. Short for binding the argument of the distribution.
       mask_updates: Let the emitted update itself keep pruned parameters at zero, so that
         `post_gradient_update` need not be called.
       threshold: Prune what scores at or below it, per weight or group, instead of a given share:
         the sparsity is an outcome.
+      scope: `'layer'` ranks each leaf by itself, `'global'` all leaves together. By default the
+        class's own, which is `'layer'` for most.
+      filter_fn: `(key, param) -> bool` for the leaves to prune; by default those of two axes or
+        more.
+      custom_sparsity_map: Sparsity by key path, None to exempt a leaf.
+
+    Raises:
+      ValueError: If two fields contradict each other, or one has an impossible value.
+      TypeError: If a field is of a type that it cannot have.
 
     Example:
       >>> params = {'kernel': jnp.array([[1., -3.], [2., 0.5]]), 'bias': jnp.ones(2)}
@@ -104,19 +78,28 @@ class BaseUpdater:
       ([[0.0, -3.0], [2.0, 0.0]], None)
     """
 
+    # What a class says of itself, for those who choose one by its name.
+    needs_training: ClassVar[bool] = False  # cannot prune by parameters and a posterior alone
+    reads_posterior: ClassVar[bool] = False
+    decides_sparsity: ClassVar[bool] = False  # `sparsity` is an upper bound that may be left out
+    takes_settings: ClassVar[bool] = True
+    ranks_groups: ClassVar[bool] = False  # with scope='global', others than single weights
+    fixed_scope: ClassVar[str | None] = None  # the one scope that it has
+
     scheduler: Any = dataclasses.field(default_factory=NoUpdateSchedule)
     skip_gradients: bool = False
     is_sparse_gradients: bool = False
-    sparsity_type: SparsityType = dataclasses.field(default_factory=Unstructured)
-    sparsity_distribution_fn: Callable[..., PyTree] | None = functools.partial(
-        sparsity_distributions.uniform, sparsity=0.0
-    )
+    sparsity_type: SparsityType | str = dataclasses.field(default_factory=Unstructured)
+    sparsity_distribution_fn: Callable[..., PyTree] | None = _DENSE
     rng_seed: Any = None
     use_packed_masks: bool = False
     topk_fn: Callable[..., jax.Array] | None = None
     sparsity: float | None = None
     mask_updates: bool = False
     threshold: float | None = None
+    scope: str | None = None
+    filter_fn: FilterFnType | None = None
+    custom_sparsity_map: CustomSparsityMapType | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         # An updater may be a static argument of jit. A subclass decorated with a plain @dataclass
@@ -126,13 +109,19 @@ class BaseUpdater:
         cls.__hash__ = object.__hash__  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
+        self.sparsity_type = as_sparsity_type(self.sparsity_type)
+        if self.scope is None:
+            self.scope = self.fixed_scope or "layer"
         if self.topk_fn is None:
             self.topk_fn = mask_calculator.get_topk_fn(self.sparsity_type)
         if self.rng_seed is None:
             self.rng_seed = jax.random.PRNGKey(8)
-        self._check_sparsity()
-        if self.threshold is not None and isinstance(self.sparsity_type, NByM):
-            raise ValueError(f"threshold: {self.sparsity_type} keeps N of every M by definition.")
+        if self.takes_settings:
+            check_settings(self)
+            # A pattern that stands alone says how much; a distribution may still say where.
+            is_alone = self.sparsity is None and self.sparsity_distribution_fn is _DENSE
+            if is_alone and isinstance(self.sparsity_type, NByM):
+                self.sparsity = pattern_sparsity(self.sparsity_type)
 
     def calculate_scores(
         self,
@@ -145,57 +134,65 @@ class BaseUpdater:
         raise NotImplementedError(f"{type(self).__name__} must define calculate_scores.")
 
     def create_masks(self, scores: PyTree, sparsities: PyTree) -> PyTree:
-        """The masks that keep the highest scores; None where the sparsity is None."""
-        map_with_key(_check_scored, sparsities, scores)
-        if self.threshold is None and self.topk_fn is mask_calculator.topk_mask_calculator:
-            return mask_calculator.topk_masks(scores, sparsities)
+        """The masks that keep the highest scores.
 
-        def mask(sparsity: Any, score: Any) -> Any:
-            if sparsity is None:
-                return None
-            if self.threshold is not None:
-                return self._threshold_mask(score)
-            if isinstance(sparsity, jax.core.Tracer) and not fits(self.sparsity_type, score.shape):
-                # Its target is zero, or init_state would have refused it.
-                return jnp.ones(score.shape, MASK_DTYPE)
-            return self.topk_fn(score, sparsity)  # type: ignore[misc]
+        Args:
+          scores: A tree of scores, None where a leaf has none.
+          sparsities: A tree of sparsities, None where a leaf is exempt; with `scope='global'` one
+            number for all leaves together.
 
-        return map_leaves(mask, sparsities, scores)
+        Returns:
+          A tree of uint8 masks, None where a leaf is exempt.
+
+        Raises:
+          ValueError: If a leaf is to be pruned and has no score.
+        """
+        return masks_of(self, scores, sparsities)
 
     def get_initial_masks(self, params: PyTree, target_sparsities: PyTree) -> PyTree:
-        """Masks of ones, sharded as the parameters; None where the target is None."""
+        """Masks of ones, sharded as the parameters; None where a leaf is exempt."""
+        eligible = target_sparsities
+        if self.scope == "global":
+            eligible = ranked_leaves(params, self.filter_fn, self.custom_sparsity_map)
 
         def ones(param: Any, target: Any) -> Any:
             return None if target is None else jnp.ones_like(param, MASK_DTYPE)
 
-        return map_leaves(ones, params, target_sparsities)
+        return map_leaves(ones, params, eligible)
 
     def init_state(self, params: PyTree) -> SparseState:
         """The state before the first step, without an inner state.
 
         Raises:
           TypeError: If no leaf of `params` is an array.
-          ValueError: If no leaf is prunable, or one does not fit the sparsity type.
+          ValueError: If something is to be pruned and no leaf can be, or one does not fit the
+            sparsity type.
         """
         check_params(params)
         targets = self.get_target_sparsities(params)
         masks = map_leaves(sharded_like, self.get_initial_masks(params, targets), params)
         if self.use_packed_masks:
             masks = pack_tree(masks)
-        return SparseState(masks, None, targets, jnp.zeros([], jnp.int32))
+        return SparseState(masks, None, as_arrays(targets), jnp.zeros([], jnp.int32))
 
     def get_target_sparsities(self, params: PyTree) -> PyTree:
-        """What the distribution assigns to each leaf of `params`; None without a distribution."""
-        distribution = self.sparsity_distribution_fn
-        if distribution is None:
-            return None
-        if self.sparsity is not None:
-            self._check_sparsity()  # the function may have been assigned since
-            bound = accepted(distribution, {"sparsity": self.sparsity})
-            distribution = functools.partial(distribution, **bound)
-        targets = distribution(params)
-        self._check_targets(params, targets)
-        return targets
+        """How sparse each leaf of `params` is to be.
+
+        Args:
+          params: Any pytree of arrays.
+
+        Returns:
+          A tree of numbers, None where a leaf is exempt; one number with `scope='global'`; None
+          without a distribution.
+
+        Raises:
+          ValueError: As `init_state`; or if fields assigned since contradict each other.
+        """
+        if self.takes_settings:
+            check_sparsity_fields(self)
+        if self.scope == "global":
+            return global_target(self, params)
+        return None if self.sparsity_distribution_fn is None else layer_targets(self, params)
 
     def update_state(
         self, sparse_state: SparseState, params: PyTree, grads: PyTree, **kwargs: Any
@@ -204,12 +201,7 @@ class BaseUpdater:
         targets = self.scheduler.get_sparsity_at_step(
             sparse_state.target_sparsities, sparse_state.count
         )
-        scores = self.calculate_scores(
-            params,
-            sparse_state=sparse_state,
-            grads=grads,
-            **accepted(self.calculate_scores, kwargs),
-        )
+        scores = scores_of(self, params, sparse_state, grads, kwargs)
         masks = map_leaves(sharded_like, self.create_masks(scores, targets), params)
         if self.use_packed_masks:
             masks = pack_tree(masks)
@@ -246,7 +238,8 @@ class BaseUpdater:
             raise ValueError(f"{type(self).__name__}.sparsity_distribution_fn is None.")
         check_params(params)
         targets = self.get_target_sparsities(params)
-        masks = self.create_masks(self._instant_scores(params, grads, kwargs), targets)
+        check_keywords(self, kwargs)
+        masks = self.create_masks(scores_of(self, params, None, grads, kwargs), targets)
         pruned = self.apply_masks(params, masks, is_packed=False)
         return pruned, pack_tree(masks) if self.use_packed_masks else masks
 
@@ -256,7 +249,8 @@ class BaseUpdater:
 
     def post_gradient_update(self, params: PyTree, sparse_state: SparseState) -> PyTree:
         """The parameters after an update: here, with the stored masks applied."""
-        return self.apply_masks(params, sparse_state.masks, is_packed=None)
+        masks = fill_masked_nodes(sparse_state.masks, params)
+        return self.apply_masks(params, masks, is_packed=None)
 
     def wrap_optax(
         self, inner: optax.GradientTransformation, mask_updates: bool | None = None
@@ -300,44 +294,9 @@ class BaseUpdater:
         """The threshold, as a score."""
         return self.threshold
 
-    def _threshold_mask(self, score: jax.Array) -> jax.Array:
-        groups = _groups.pool(score, self.sparsity_type, self._pooling)
-        keep = (groups > self._lowest_kept_score).astype(MASK_DTYPE)
-        return _groups.spread(keep, self.sparsity_type, score.shape)
-
-    def _check_sparsity(self) -> None:
-        if self.sparsity is None:
-            return
-        check_sparsity("sparsity", self.sparsity)
-        if self.sparsity_distribution_fn is None:
-            raise ValueError("sparsity: there is no sparsity_distribution_fn to bind it to.")
-        bound = getattr(self.sparsity_distribution_fn, "keywords", {}).get("sparsity")
-        if bound not in (None, 0.0, self.sparsity):
-            raise ValueError(
-                f"sparsity: {self.sparsity} was given, but sparsity_distribution_fn has {bound}."
-            )
-
-    def _check_targets(self, params: PyTree, targets: PyTree) -> None:
-        raise_not_prunable(params, bool(jax.tree.leaves(targets)))
-        leaves, found = keyed_leaves(params), jax.tree.leaves(targets, is_leaf=is_none)
-        if len(leaves) != len(found):
-            raise ValueError(
-                f"sparsity_distribution_fn: expected a tree like the parameters, of {len(leaves)} "
-                f"leaves, got {len(found)}: {targets}."
-            )
-        for (key, leaf), target in zip(leaves, found, strict=True):
-            if target is not None and not (isinstance(target, float | int) and target == 0):
-                check_shape(self.sparsity_type, leaf.shape, f"leaf {join(key) or '(root)'!r}")
-
-    def _instant_scores(self, params: PyTree, grads: PyTree, kwargs: dict[str, Any]) -> PyTree:
-        """Scores without a state. `posterior`, like `grads`, is offered to all and read by some."""
-        taken = accepted(self.calculate_scores, kwargs)
-        for name in kwargs.keys() - taken.keys() - {"posterior"}:
-            raise TypeError(
-                f"{type(self).__name__}.instant_sparsify: unknown keyword {name!r}."
-                + did_you_mean(name, ["grads", "posterior"])
-            )
-        return self.calculate_scores(params, sparse_state=None, grads=grads, **taken)
+    def _comparable(self, score: jax.Array) -> jax.Array:
+        """A leaf's scores as they are compared with those of other leaves: as they are."""
+        return score
 
 
 @register_algorithm("no_prune")
@@ -349,6 +308,9 @@ class NoPruning(BaseUpdater):
       >>> NoPruning().instant_sparsify({'w': jnp.ones((2, 2))})[1]
       {'w': None}
     """
+
+    needs_training: ClassVar[bool] = True
+    takes_settings: ClassVar[bool] = False
 
     sparsity_distribution_fn: Callable[..., PyTree] | None = None
 
@@ -367,26 +329,3 @@ class NoPruning(BaseUpdater):
     ) -> tuple[PyTree, PyTree]:
         """The parameters as they are, and a tree of None."""
         return params, map_leaves(lambda param: None, params)
-
-    def _check_sparsity(self) -> None:
-        """Every class takes `sparsity`; this one has no use for it."""
-
-
-def raise_not_prunable(params: PyTree, any_prunable: bool) -> None:
-    """Raise a ValueError if there are arrays, but none to prune."""
-    leaves = [(key, leaf) for key, leaf in keyed_leaves(params) if is_array(leaf)]
-    if leaves and not any_prunable:
-        names = ", ".join(f"{join(key) or '(root)'} {leaf.shape}" for key, leaf in leaves[:5])
-        raise ValueError(
-            f"params: no leaf is prunable, as filter_fn accepts none of {names}"
-            f"{', ...' if len(leaves) > 5 else ''}. "
-            "The default filter takes leaves of two or more axes."
-        )
-
-
-def _check_scored(key: Key, sparsity: Any, score: Any) -> None:
-    if sparsity is not None and score is None:
-        raise ValueError(
-            f"scores: leaf {join(key) or '(root)'!r} is to be pruned, but has no score, as its "
-            "gradient or its state in the optimizer is missing; exempt it by filter_fn."
-        )

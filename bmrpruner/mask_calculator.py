@@ -18,9 +18,8 @@ from bmrpruner.sparsity_types import (
     Block,
     Channel,
     NByM,
-    Unstructured,
+    as_sparsity_type,
     check_shape,
-    check_sparsity_type,
 )
 
 TopkFnType = Callable[[jax.Array, Any], jax.Array]
@@ -30,7 +29,8 @@ def get_topk_fn(sparsity_type: Any) -> TopkFnType:
     """The function `(scores, sparsity) -> mask` of a sparsity type.
 
     Args:
-      sparsity_type: An instance of a sparsity type; the class `Unstructured` will do too.
+      sparsity_type: A sparsity type, or a string such as `'2:4'`; the class `Unstructured` will do
+        too.
 
     Raises:
       ValueError: If it is none of the types, or its numbers are impossible.
@@ -39,24 +39,32 @@ def get_topk_fn(sparsity_type: Any) -> TopkFnType:
       >>> get_topk_fn(NByM(1, 2))(jnp.array([3., 4., 2., 1.]), 0.5)
       Array([0, 1, 1, 0], dtype=uint8)
     """
-    check_sparsity_type(sparsity_type)
-    if sparsity_type is Unstructured or isinstance(sparsity_type, Unstructured):
-        return topk_mask_calculator
-    if isinstance(sparsity_type, Block):
-        height, width = sparsity_type.block_shape
-        return functools.partial(
-            topk_block_mask_calculator,
-            block_height=height,
-            block_width=width,
-            use_avg_pooling=sparsity_type.use_avg_pooling,
-        )
-    if isinstance(sparsity_type, NByM):
-        return functools.partial(topk_n_by_m_mask_calculator, sparsity_type=sparsity_type)
-    if isinstance(sparsity_type, Channel):
-        return functools.partial(topk_channel_mask_calculator, sparsity_type=sparsity_type)
-    raise ValueError(
-        f"Sparsity type {sparsity_type!r} is not known; use Unstructured, Block, NByM or Channel."
-    )
+    match as_sparsity_type(sparsity_type):
+        case Block(block_shape=(height, width), use_avg_pooling=use_avg_pooling):
+            return functools.partial(
+                topk_block_mask_calculator,
+                block_height=height,
+                block_width=width,
+                use_avg_pooling=use_avg_pooling,
+            )
+        case NByM() as pattern:
+            return functools.partial(topk_n_by_m_mask_calculator, sparsity_type=pattern)
+        case Channel() as channel:
+            return functools.partial(topk_channel_mask_calculator, sparsity_type=channel)
+    return topk_mask_calculator
+
+
+def is_default_topk_fn(topk_fn: Any, sparsity_type: Any) -> bool:
+    """Whether a function is the one that `get_topk_fn` gives for a sparsity type.
+
+    Example:
+      >>> is_default_topk_fn(get_topk_fn(NByM(2, 4)), NByM(2, 4))
+      True
+    """
+    default = get_topk_fn(sparsity_type)
+    if isinstance(topk_fn, functools.partial) and isinstance(default, functools.partial):
+        return (topk_fn.func, topk_fn.keywords) == (default.func, default.keywords)
+    return topk_fn is default
 
 
 def keep_count(size: Any, sparsity: Any) -> jax.Array:
@@ -121,13 +129,13 @@ def _topk_mask_calculator_internal(scores: Any, sparsity: Any) -> jax.Array:
     return selection.top_masks([scores], [count])[0]
 
 
-def topk_n_by_m_mask_calculator(scores: Any, sparsity: Any, sparsity_type: NByM) -> jax.Array:
+def topk_n_by_m_mask_calculator(scores: Any, sparsity: Any, sparsity_type: NByM | str) -> jax.Array:
     """Keep the n largest of each group of m along an axis; of equal ones, the higher index.
 
     Args:
       scores: Array whose `sparsity_type.axis` has a length divisible by m.
       sparsity: A switch: 0 keeps everything, anything else (None too) is the N:M pattern.
-      sparsity_type: n, m and the axis.
+      sparsity_type: n, m and the axis, or a string such as `'2:4'`.
 
     Returns:
       uint8 mask of the scores' shape.
@@ -135,15 +143,15 @@ def topk_n_by_m_mask_calculator(scores: Any, sparsity: Any, sparsity_type: NByM)
     Raises:
       ValueError: If n > m, or the axis does not divide into groups.
     """
-    check_sparsity_type(sparsity_type)
+    pattern = as_sparsity_type(sparsity_type)
     scores = jnp.asarray(scores)
     dense = jnp.ones(scores.shape, MASK_DTYPE)
     if sparsity is not None and concrete(sparsity) and sparsity == 0:
         return dense
-    check_shape(sparsity_type, scores.shape, "scores")
-    n, m, axis = sparsity_type
-    pattern = largest_of_each_group(scores, n, m, axis)
-    return pattern if sparsity is None else jnp.where(jnp.equal(sparsity, 0), dense, pattern)
+    check_shape(pattern, scores.shape, "scores")
+    n, m, axis = pattern  # type: ignore[misc]
+    mask = largest_of_each_group(scores, n, m, axis)
+    return mask if sparsity is None else jnp.where(jnp.equal(sparsity, 0), dense, mask)
 
 
 def topk_block_mask_calculator(
@@ -165,18 +173,20 @@ def topk_block_mask_calculator(
     return topk_groups(scores, sparsity, Block((block_height, block_width)), how)
 
 
-def topk_channel_mask_calculator(scores: Any, sparsity: Any, sparsity_type: Channel) -> jax.Array:
+def topk_channel_mask_calculator(
+    scores: Any, sparsity: Any, sparsity_type: Channel | str
+) -> jax.Array:
     """Keep or prune whole slices along an axis, by the sum of their scores.
 
     Args:
       scores: Array with the axis.
       sparsity: Fraction of channels to prune.
-      sparsity_type: The axis.
+      sparsity_type: The axis, or a string such as `'channel_0'`.
 
     Returns:
       uint8 mask of the scores' shape.
     """
-    return topk_groups(scores, sparsity, sparsity_type, "sum")
+    return topk_groups(scores, sparsity, as_sparsity_type(sparsity_type), "sum")
 
 
 def topk_groups(scores: Any, sparsity: Any, sparsity_type: Any, how: str) -> jax.Array:
@@ -186,15 +196,34 @@ def topk_groups(scores: Any, sparsity: Any, sparsity_type: Any, how: str) -> jax
     return _groups.spread(mask, sparsity_type, scores.shape)
 
 
+def threshold_mask(score: jax.Array, lowest: Any, sparsity_type: Any, how: str) -> jax.Array:
+    """Keep the weights, or groups, that score above a threshold.
+
+    Args:
+      score: Array of any shape. NaN is pruned.
+      lowest: The threshold; what scores at or below it goes.
+      sparsity_type: What is pruned together.
+      how: `'sum'`, `'mean'` or `'max'`, of a group's scores.
+
+    Returns:
+      uint8 mask of the scores' shape.
+    """
+    groups = _groups.pool(score, sparsity_type, how)
+    return _groups.spread((groups > lowest).astype(MASK_DTYPE), sparsity_type, score.shape)
+
+
 def largest_of_each_group(scores: jax.Array, n: Any, m: int, axis: int) -> jax.Array:
     """uint8 mask of the n largest of every m along an axis; n may be traced."""
     keys = jnp.moveaxis(selection.order_key(scores), axis, -1)
     groups = keys.reshape(*keys.shape[:-1], keys.shape[-1] // m, m)
     # A member's rank is the number of those that beat it: larger, or equal with a higher index.
-    position = jnp.arange(m)
     mine, other = groups[..., :, None], groups[..., None, :]
-    beaten = (other > mine) | ((other == mine) & (position[None, :] > position[:, None]))
-    mask = (jnp.sum(beaten, axis=-1) < n).astype(MASK_DTYPE)
+    square = (*groups.shape, m)
+    is_later = jax.lax.broadcasted_iota(jnp.int32, square, groups.ndim) > (
+        jax.lax.broadcasted_iota(jnp.int32, square, groups.ndim - 1)
+    )
+    beaten = (other > mine) | ((other == mine) & is_later)
+    mask = (jnp.sum(beaten, axis=-1) < jnp.asarray(n, jnp.int32)).astype(MASK_DTYPE)
     return jnp.moveaxis(mask.reshape(keys.shape), -1, axis)
 
 

@@ -10,7 +10,15 @@ from typing import Any
 import numpy as np
 
 from bmrpruner._checks import check_sparsity, did_you_mean
-from bmrpruner._tree import Key, PyTree, is_array, join, keyed_leaves, map_with_key
+from bmrpruner._tree import (
+    Key,
+    PyTree,
+    is_array,
+    is_prunable,
+    join,
+    keyed_leaves,
+    map_with_key,
+)
 
 FilterFnType = Callable[[Key, Any], bool]
 CustomSparsityMapType = Mapping[Key, float | None]
@@ -32,7 +40,7 @@ def uniform(
     filter_fn: FilterFnType = NOT_DIM_ONE_FILTER_FN,
     custom_sparsity_map: CustomSparsityMapType | None = None,
 ) -> PyTree:
-    """The same sparsity for every leaf that the filter accepts.
+    """The same sparsity for every floating-point leaf that the filter accepts.
 
     Args:
       params: Any pytree of arrays. A bare array has the key `('kernel',)`.
@@ -53,7 +61,7 @@ def uniform(
 
     def leaf_sparsity(key: Key, param: Any) -> Any:
         key = filter_key(key)
-        if not is_array(param):
+        if not is_prunable(param):
             return None
         if key in custom:
             return custom[key]
@@ -93,7 +101,7 @@ def erk(
     shapes = {
         key: tuple(param.shape)
         for key, param in keyed_leaves(param_tree)
-        if is_array(param) and filter_fn(key, param)
+        if is_prunable(param) and filter_fn(key, param)
     }
     if not shapes:
         check_sparsity("sparsity", sparsity)
@@ -178,7 +186,7 @@ def checked_custom_map(params: PyTree, custom: CustomSparsityMapType | None) -> 
     """The custom map, its values checked; a key that names no leaf is warned about."""
     if not custom:
         return {}
-    known = {join(filter_key(key)) for key, leaf in keyed_leaves(params) if leaf is not None}
+    known = {join(filter_key(key)) for key, leaf in keyed_leaves(params) if is_prunable(leaf)}
     for key, value in custom.items():
         if value is not None:
             check_sparsity(f"custom_sparsity_map[{key!r}]", value)

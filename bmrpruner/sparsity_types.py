@@ -86,13 +86,42 @@ def parse_sparsity_type(text: str) -> SparsityType:
     raise ValueError(f"Sparsity type {text!r} is not known; write {_FORMS}.")
 
 
-def format_sparsity_type(sparsity_type: SparsityType) -> str:
+def as_sparsity_type(value: Any) -> SparsityType:
+    """The sparsity type that a user gave: an instance, a string, or the class `Unstructured`.
+
+    Args:
+      value: A sparsity type, or what `parse_sparsity_type` reads.
+
+    Returns:
+      The instance.
+
+    Raises:
+      ValueError: If it is none of these, or its numbers are impossible.
+
+    Example:
+      >>> as_sparsity_type('4x4'), as_sparsity_type(Unstructured)
+      (Block(block_shape=(4, 4), use_avg_pooling=True), Unstructured())
+    """
+    if isinstance(value, str):
+        return parse_sparsity_type(value)
+    if value is Unstructured:
+        return Unstructured()
+    if not is_sparsity_type(value):
+        raise ValueError(
+            f"Sparsity type: expected an Unstructured, Block, NByM or Channel, or {_FORMS}, "
+            f"got {value!r}."
+        )
+    return check_sparsity_type(value)
+
+
+def format_sparsity_type(sparsity_type: SparsityType | str) -> str:
     """The string that `parse_sparsity_type` reads back.
 
     Example:
       >>> format_sparsity_type(Block((4, 4)))
       'block_4,4'
     """
+    sparsity_type = as_sparsity_type(sparsity_type)
     match sparsity_type:
         case Unstructured():
             return "unstructured"

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from bmrpruner.mask_calculator import get_topk_fn
-from bmrpruner.sparsity_types import NByM, parse_sparsity_type
+from bmrpruner.sparsity_types import NByM, as_sparsity_type, parse_sparsity_type
 
 
 @contextlib.contextmanager
@@ -29,7 +29,7 @@ def add_activation_sparsity(
     The whole output, batch included, is one array of scores.
 
     Args:
-      sparsity_type: What is kept or dropped together.
+      sparsity_type: What is kept or dropped together, a type or a string such as `'2:4'`.
       sparsity: Fraction to drop; N:M needs none.
       allowlist: Names of functions in `flax.linen`.
 
@@ -107,6 +107,7 @@ def get_activation_context(
 
 
 def _sparsify_fn(sparsity_type: Any, sparsity: float | None) -> Callable[[jax.Array], jax.Array]:
+    sparsity_type = as_sparsity_type(sparsity_type)
     if sparsity is None and not isinstance(sparsity_type, NByM):
         raise ValueError(f"sparsity: {sparsity_type} needs one, got None.")
     topk_fn = get_topk_fn(sparsity_type)

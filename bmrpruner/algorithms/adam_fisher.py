@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +34,8 @@ class AdamBasedFisherPruning(BaseUpdater):
       >>> AdamBasedFisherPruning().calculate_scores(params, opt_state=adam)['w'].tolist()
       [4.0, 9.0]
     """
+
+    needs_training: ClassVar[bool] = True
 
     reset_adam: bool = False
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from bmrpruner import _groups, selection
 from bmrpruner._checks import check_positive
 from bmrpruner._masks import MASK_DTYPE, as_plain, pack_tree
+from bmrpruner._scoring import scores_of
 from bmrpruner._tree import PyTree, is_none, map_leaves
 from bmrpruner.algorithms.bmr_pruners import BMRPruning
 from bmrpruner.registry import register_algorithm
@@ -72,9 +73,12 @@ class AdaptiveBMR(BMRPruning):
     weights: of two that do the same work both look dispensable, until one is gone and the other has
     been refitted. On a posterior that stays as it is, the rounds end where one pass would.
 
-    The ranking is over the whole network, in nats. `sparsity` is a cap; by default there is none.
+    The ranking is over the whole network, in nats. `sparsity` is an upper bound; by default there
+    is none. There is no `threshold`: `log_odds` is the one that the first round asks for.
 
     Attributes:
+      sparsity: Largest fraction of all groups (or weights) that may ever be pruned.
+      custom_sparsity_map: None by key path, to exempt a leaf.
       log_odds: ΔF in nats that the first round asks for.
       max_share: Largest fraction of the remaining groups that one round may prune, in (0, 1].
       max_rounds: Room in the record; later rounds prune, but are not recorded.
@@ -89,6 +93,10 @@ class AdaptiveBMR(BMRPruning):
       Marković et al. 2023, https://arxiv.org/abs/2309.12095, section 2.3.
     """
 
+    decides_sparsity: ClassVar[bool] = True
+    ranks_groups: ClassVar[bool] = True
+    fixed_scope: ClassVar[str | None] = "global"
+
     sparsity: float | None = 1.0
     log_odds: float = 5.0
     max_share: float = 0.2
@@ -101,6 +109,12 @@ class AdaptiveBMR(BMRPruning):
         check_positive("max_rounds", self.max_rounds)
         if self.max_share > 1:
             raise ValueError(f"max_share: expected a number in (0, 1], got {self.max_share}.")
+        for key, value in (self.custom_sparsity_map or {}).items():
+            if value is not None:
+                raise ValueError(
+                    f"custom_sparsity_map[{key!r}]: expected None, which exempts the leaf, as the "
+                    f"evidence decides how sparse the others get; got {value}."
+                )
 
     def init_state(self, params: PyTree) -> AdaptiveState:
         """The state before the first step, with an empty record."""
@@ -114,7 +128,7 @@ class AdaptiveBMR(BMRPruning):
         """The state after one round."""
         progress = self.scheduler.get_sparsity_at_step(1.0, sparse_state.count)
         log_odds = jnp.asarray(self.log_odds * (1 - progress), jnp.float32)
-        scores = self.calculate_scores(params, sparse_state=sparse_state, grads=grads, **kwargs)
+        scores = scores_of(self, params, sparse_state, grads, kwargs)
         masks, outcome = self._round(
             scores, sparse_state.masks, sparse_state.target_sparsities, log_odds, self.max_share
         )
@@ -128,50 +142,47 @@ class AdaptiveBMR(BMRPruning):
         return self._round(scores, ones, sparsities, jnp.zeros([]), 1.0)[0]
 
     def _round(
-        self, scores: PyTree, masks: PyTree, caps: PyTree, log_odds: jax.Array, max_share: float
+        self, scores: PyTree, masks: PyTree, cap: Any, log_odds: jax.Array, max_share: float
     ) -> tuple[PyTree, tuple[jax.Array, ...]]:
         """New masks, and log-odds, qualified, pruned and nats of the round."""
-        structure: Any = jax.tree.structure(masks, is_leaf=is_none)
-        columns = (structure.flatten_up_to(tree) for tree in (scores, masks, caps))
-        leaves = [
-            (score, as_plain(mask, score), cap)
-            for score, mask, cap in zip(*columns, strict=True)
+        pairs = [
+            (score, as_plain(mask, score))
+            for score, mask in zip(_leaves(scores, masks), _leaves(masks, masks), strict=True)
             if mask is not None
         ]
-        alive = [_groups.pool(mask, self.sparsity_type, "max") > 0 for _, mask, _ in leaves]
-        delta_f = [
-            jnp.where(live, _groups.pool(jnp.where(mask, -score, 0), self.sparsity_type), -jnp.inf)
-            for live, (score, mask, _) in zip(alive, leaves, strict=True)
+        pooled = [
+            _groups.pool(jnp.where(mask, score, -jnp.inf), self.sparsity_type)
+            for score, mask in pairs
         ]
+        alive = [score > -jnp.inf for score in pooled]
+        delta_f = [jnp.where(a, -score, -jnp.inf) for a, score in zip(alive, pooled, strict=True)]
         left = _count(alive)
         qualified = _count([evidence >= log_odds for evidence in delta_f])
-        bound = jnp.ceil(max_share * left).astype(jnp.int32)
-        stays = sum(_least_kept(live, cap) for live, (_, _, cap) in zip(alive, leaves, strict=True))
+        bound = jnp.ceil(max_share * left.astype(jnp.float32)).astype(jnp.int32)
+        size = sum(array.size for array in alive)
+        stays = jnp.ceil(size * (1 - jnp.asarray(cap, jnp.float32))).astype(jnp.int32)
         room = jnp.maximum(left - jnp.maximum(stays, 1), 0)
         pruned = jnp.minimum(jnp.minimum(qualified, bound), room)
 
-        ranked = [
-            jnp.where(live, -evidence, -jnp.inf)
-            for live, evidence in zip(alive, delta_f, strict=True)
-        ]
-        kept = selection.top_masks_jointly(ranked, left - pruned)
-        nats = jnp.zeros([])
-        for live, keep, evidence in zip(alive, kept, delta_f, strict=True):
-            nats += jnp.sum(jnp.where(live & (keep == 0), evidence, 0))
+        kept = selection.top_masks_jointly(pooled, left - pruned)
+        nats = jnp.zeros([], jnp.float32)
+        for a, keep, evidence in zip(alive, kept, delta_f, strict=True):
+            nats += jnp.sum(jnp.where(a & (keep == 0), evidence, 0), dtype=jnp.float32)
         spread = iter(
             _groups.spread(keep, self.sparsity_type, mask.shape).astype(MASK_DTYPE)
-            for keep, (_, mask, _) in zip(kept, leaves, strict=True)
+            for keep, (_, mask) in zip(kept, pairs, strict=True)
         )
         new = map_leaves(lambda mask: None if mask is None else next(spread), masks)
         return new, (log_odds, qualified, pruned, nats)
 
 
+def _leaves(tree: PyTree, like: PyTree) -> list[Any]:
+    structure: Any = jax.tree.structure(like, is_leaf=is_none)
+    return structure.flatten_up_to(tree)
+
+
 def _count(trues: list[jax.Array]) -> jax.Array:
-    return jnp.asarray(sum(jnp.sum(array) for array in trues))
-
-
-def _least_kept(groups: jax.Array, cap: Any) -> jax.Array:
-    return jnp.ceil(groups.size * (1 - jnp.asarray(cap, jnp.float32))).astype(jnp.int32)
+    return sum((jnp.sum(a, dtype=jnp.int32) for a in trues), start=jnp.zeros([], jnp.int32))
 
 
 def _record(rounds: Rounds, outcome: tuple[jax.Array, ...]) -> Rounds:

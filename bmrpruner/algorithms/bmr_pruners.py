@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +12,11 @@ import jax.numpy as jnp
 from bmrpruner._checks import check_positive
 from bmrpruner._masks import as_plain
 from bmrpruner._tree import PyTree, is_array, map_leaves
-from bmrpruner.algorithms.global_pruners import GlobalPruningMixin
 from bmrpruner.base_updater import BaseUpdater, SparseState
 from bmrpruner.mask_calculator import topk_groups
 from bmrpruner.posteriors import DiagonalGaussian, from_opt_state
 from bmrpruner.registry import register_algorithm
-from bmrpruner.sparsity_types import Block
+from bmrpruner.sparsity_types import Block, as_sparsity_type
 
 
 @dataclasses.dataclass(eq=False)
@@ -25,9 +24,12 @@ class PosteriorPruning(BaseUpdater):
     """Base of the pruners that score a posterior: subclass it and define `score_posterior`.
 
     The posterior is the one in the optimizer state, or the one given as `posterior=` to
-    `instant_sparsify` or to the wrapped `update`. A weight once pruned has no posterior any more
-    and scores -inf, so that it stays pruned.
+    `instant_sparsify` or to the wrapped `update`. A weight that is already pruned, in the state's
+    masks or in the posterior (mean and variance 0), scores -inf: it stays pruned, and adds nothing
+    to the score of its group.
     """
+
+    reads_posterior: ClassVar[bool] = True
 
     def score_posterior(self, posterior: DiagonalGaussian) -> PyTree:
         """A score for each weight, higher is more worth keeping; None without a posterior."""
@@ -47,15 +49,25 @@ class PosteriorPruning(BaseUpdater):
           TypeError: If `posterior` is not a `DiagonalGaussian`.
         """
         if posterior is None:
-            inner_state = None if sparse_state is None else sparse_state.inner_state
-            posterior = from_opt_state(inner_state, params)
+            posterior = self._stored_posterior(params, sparse_state)
         elif not isinstance(posterior, DiagonalGaussian):
             raise TypeError(
                 "posterior: expected a DiagonalGaussian, got a "
                 f"{type(posterior).__name__}; see bmrpruner.posteriors for ways to get one."
             )
-        scores = self.score_posterior(posterior)
-        return scores if sparse_state is None else _sink_pruned(scores, sparse_state.masks)
+        scores = map_leaves(
+            _sink_pruned, self.score_posterior(posterior), posterior.mean, posterior.precision
+        )
+        return scores if sparse_state is None else map_leaves(_sink, scores, sparse_state.masks)
+
+    def _stored_posterior(self, params: PyTree, sparse_state: SparseState | None) -> Any:
+        if sparse_state is None:
+            raise ValueError(
+                f"posterior: {type(self).__name__} reads a posterior, and there is none. "
+                "bmrpruner.posteriors has ways to get one; in a file, a leaf has one where "
+                "'.../std', '.../rho', '.../precision' or '.../draws' stands beside '.../mean'."
+            )
+        return from_opt_state(sparse_state.inner_state, params)
 
 
 @register_algorithm("snr")
@@ -107,6 +119,7 @@ class BMRPruning(PosteriorPruning):
 
     def __post_init__(self) -> None:
         check_positive("temperature", self.temperature)
+        self.sparsity_type = as_sparsity_type(self.sparsity_type)
         if self.topk_fn is None and isinstance(self.sparsity_type, Block):
             self.topk_fn = functools.partial(
                 topk_groups, sparsity_type=self.sparsity_type, how=self._pooling
@@ -181,28 +194,44 @@ class UncertaintyMagnitudePruning(PosteriorPruning):
 
 @register_algorithm("global_snr")
 @dataclasses.dataclass(eq=False)
-class GlobalSNRPruning(GlobalPruningMixin, SNRPruning):
-    """Keep the weights of largest |μ|/σ in the whole network."""
+class GlobalSNRPruning(SNRPruning):
+    """`SNRPruning(scope='global')`.
 
-    use_normalization: bool = False
+    Example:
+      >>> posterior = DiagonalGaussian([jnp.array([[2., 3.]])], [jnp.array([[9., 1.]])])
+      >>> pruner = GlobalSNRPruning(sparsity=0.5)
+      >>> pruner.instant_sparsify(posterior.mean, posterior=posterior)[0][0].tolist()
+      [[2.0, 0.0]]
+    """
+
+    fixed_scope: ClassVar[str | None] = "global"
 
 
 @register_algorithm("bayesian_global")
 @register_algorithm("global_bmr")
 @dataclasses.dataclass(eq=False)
-class GlobalBMRPruning(GlobalPruningMixin, BMRPruning):
-    """Keep the weights whose removal would cost most log evidence, over the whole network.
+class GlobalBMRPruning(BMRPruning):
+    """`BMRPruning(scope='global')`: nats are compared between layers as they are.
 
-    Nats are comparable between layers, so nothing is normalised.
+    Example:
+      >>> posterior = DiagonalGaussian([jnp.array([[2., 3.]])], [jnp.array([[9., 1.]])])
+      >>> pruner = GlobalBMRPruning(sparsity=0.5)
+      >>> pruner.instant_sparsify(posterior.mean, posterior=posterior)[0][0].tolist()
+      [[2.0, 0.0]]
     """
 
-    use_normalization: bool = False
+    fixed_scope: ClassVar[str | None] = "global"
 
 
-def _sink_pruned(scores: PyTree, masks: PyTree) -> PyTree:
-    def sink(score: Any, mask: Any) -> Any:
-        if mask is None or not is_array(score):
-            return score
-        return jnp.where(as_plain(mask, score), score, -jnp.inf)
+def _sink_pruned(score: Any, mean: Any, precision: Any) -> Any:
+    """The scores, -inf where the posterior says that a weight is gone."""
+    if score is None:
+        return None
+    return jnp.where((mean == 0) & jnp.isinf(precision), jnp.full_like(score, -jnp.inf), score)
 
-    return map_leaves(sink, scores, masks)
+
+def _sink(score: Any, mask: Any) -> Any:
+    """The scores, -inf where the mask is zero."""
+    if mask is None or not is_array(score):
+        return score
+    return jnp.where(as_plain(mask, score), score, jnp.full_like(score, -jnp.inf))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from bmrpruner._masks import as_plain
-from bmrpruner._tree import PyTree, arrays, map_arrays
+from bmrpruner._tree import PyTree, arrays, is_prunable, map_arrays
 from bmrpruner.base_updater import BaseUpdater, SparseState
 from bmrpruner.registry import register_algorithm
 
@@ -39,7 +39,8 @@ def generate_random_scores(params: PyTree, rng_seed: Any) -> PyTree:
 
     def noise(param: Any) -> jax.Array:
         is_real = jnp.issubdtype(param.dtype, jnp.floating)
-        return jax.random.uniform(next(keys), param.shape, param.dtype if is_real else jnp.float32)
+        dtype = jax.dtypes.canonicalize_dtype(param.dtype) if is_real else jnp.float32
+        return jax.random.uniform(next(keys), param.shape, dtype)
 
     return map_arrays(noise, params)
 
@@ -74,13 +75,19 @@ class SaliencyPruning(BaseUpdater):
       [2.0, 3.0]
     """
 
+    needs_training: ClassVar[bool] = True
+
     def calculate_scores(
         self, params: PyTree, sparse_state: SparseState | None = None, grads: PyTree = None
     ) -> PyTree:
         """|w·g|."""
         if grads is None:
-            raise ValueError("grads: saliency needs gradients, got None.")
-        return map_arrays(lambda p, g: None if g is None else jnp.abs(p * g), params, grads)
+            raise ValueError("grads: expected gradients, as saliency reads them, got None.")
+        return map_arrays(
+            lambda p, g: jnp.abs(p * g) if is_prunable(p) and g is not None else None,
+            params,
+            grads,
+        )
 
 
 @register_algorithm("random")

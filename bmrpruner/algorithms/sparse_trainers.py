@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,12 +13,12 @@ import numpy as np
 import optax
 
 from bmrpruner import _groups, selection
-from bmrpruner._masks import pack_tree, plain_tree
+from bmrpruner._masks import MASK_DTYPE, pack_tree, plain_tree
 from bmrpruner._state import restart_accumulators
-from bmrpruner._tree import PyTree, is_none, map_arrays, map_leaves
+from bmrpruner._tree import PyTree, is_none, is_prunable, map_arrays, map_leaves
 from bmrpruner.algorithms.pruners import as_key, generate_random_scores
 from bmrpruner.base_updater import BaseUpdater, NoPruning, SparseState
-from bmrpruner.mask_calculator import topk_n_by_m_mask_calculator
+from bmrpruner.mask_calculator import is_default_topk_fn, topk_n_by_m_mask_calculator
 from bmrpruner.registry import register_algorithm
 from bmrpruner.sparsity_types import NByM, Unstructured, fits
 
@@ -37,6 +37,8 @@ class StaticRandomSparse(BaseUpdater):
       >>> int(state.masks['w'].sum())
       4
     """
+
+    needs_training: ClassVar[bool] = True
 
     is_sparse_gradients: bool = True
 
@@ -68,7 +70,8 @@ class SET(StaticRandomSparse):
 
     The scheduler decides when; the number of connections never changes. The accumulators of the
     inner optimizer start anew for a connection that is grown. Blocks and channels are dropped and
-    grown whole, and N:M groups keep their N.
+    grown whole, and N:M groups keep their N. A `topk_fn` of your own chooses both what stays and
+    what grows; -inf then stands for what is not active, and inf for what stays.
 
     Attributes:
       eps: Not needed here, as connections are ranked without an offset; kept for subclasses.
@@ -85,6 +88,8 @@ class SET(StaticRandomSparse):
     References:
       Mocanu et al. 2018, https://arxiv.org/abs/1707.04780, algorithm 1.
     """
+
+    default_drop_fraction: ClassVar[float] = 0.1  # of a configuration that names none
 
     skip_gradients: bool = True
     eps: float = 1e-5
@@ -142,7 +147,11 @@ class SET(StaticRandomSparse):
     def _rewire(
         self, masks: list[Any], drop: list[Any], grow: list[Any], fraction: Any
     ) -> list[jax.Array]:
-        kept, new = _drop_and_grow(masks, drop, grow, fraction, self.sparsity_type, self._pooling)
+        if is_default_topk_fn(self.topk_fn, self.sparsity_type):
+            kind, how = self.sparsity_type, self._pooling
+            kept, new = _drop_and_grow(masks, drop, grow, fraction, kind, how)
+        else:
+            kept, new = _drop_and_grow_by(self.topk_fn, masks, drop, grow, fraction)
         if self.is_debug:
             jax.debug.callback(_check_kept, kept, masks, new)
         return new
@@ -167,11 +176,13 @@ class RigL(SET):
       Evci et al. 2020, https://arxiv.org/abs/1911.11134, algorithm 1.
     """
 
+    default_drop_fraction: ClassVar[float] = 0.1
+
     def _get_grow_scores(self, sparse_state: SparseState, params: PyTree, grads: PyTree) -> PyTree:
         """|g|, of the gradient of the dense network."""
         if grads is None:
-            raise ValueError("grads: RigL grows by the gradient, got None.")
-        return map_arrays(jnp.abs, grads)
+            raise ValueError("grads: expected gradients, as RigL grows by them, got None.")
+        return map_leaves(lambda g: jnp.abs(g) if is_prunable(g) else None, grads)
 
 
 def restart_inner_state(optimizer_state: Any, activated: PyTree) -> Any:
@@ -233,6 +244,20 @@ def _drop_and_grow(
     shapes = [mask.shape for mask in masks]
     spread = functools.partial(map, lambda mask, shape: _groups.spread(mask, groups, shape))
     return list(spread(kept, shapes)), list(spread(new, shapes))
+
+
+def _drop_and_grow_by(
+    topk_fn: Any, masks: list[Any], drop: list[Any], grow: list[Any], fraction: Any
+) -> tuple[list[jax.Array], list[jax.Array]]:
+    """`_drop_and_grow` by a function `(scores, sparsity) -> mask`, leaf by leaf."""
+    kept, new = [], []
+    for mask, worth, promise in zip(masks, drop, grow, strict=True):
+        density = jnp.sum(mask != 0, dtype=jnp.float32) / mask.size
+        worth = jnp.where(mask, worth, jnp.full_like(worth, -jnp.inf))
+        kept.append(topk_fn(worth, 1 - density * (1 - fraction)).astype(MASK_DTYPE))
+        promise = jnp.where(kept[-1], jnp.full_like(promise, jnp.inf), promise)
+        new.append(topk_fn(promise, 1 - density).astype(MASK_DTYPE))
+    return kept, new
 
 
 def _order(scores: jax.Array) -> jax.Array:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
+from bmrpruner._groups import reduce_members
 from bmrpruner.evidence.diagonal import as_floats
 
 
@@ -26,11 +26,9 @@ def group_delta_f(delta_f: ArrayLike, axis: int | Sequence[int] | None = None) -
         ΔF per group in nats, the shape without `axis`, accumulated in float32 or wider.
 
     Examples:
+        >>> import jax.numpy as jnp
         >>> group_delta_f(jnp.array([[1.0, -3.0], [jnp.inf, 0.5], [jnp.inf, jnp.inf]]), axis=1)
         Array([-2. ,  0.5,  inf], dtype=float32)
     """
     (values,) = as_floats(delta_f)
-    axis = tuple(axis) if isinstance(axis, Sequence) else axis
-    gone = jnp.isposinf(values)
-    total = jnp.sum(jnp.where(gone, 0, values), axis=axis)
-    return jnp.where(jnp.all(gone, axis=axis), jnp.inf, total)
+    return -reduce_members(-values, tuple(axis) if isinstance(axis, Sequence) else axis)

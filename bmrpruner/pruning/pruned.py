@@ -73,7 +73,7 @@ def prune(params: PyTree, rule: Rule, posterior: DiagonalGaussian | None = None)
       >>> pruned.params['w'].tolist(), pruned.sparsity
       ([[0.0, -3.0]], 0.5)
     """
-    # In JAX's dtypes, or the noise of random pruning would be asked for in one that it has not.
+    # In JAX's dtypes, in which the pruned leaves come out.
     params = map_leaves(lambda leaf: jnp.asarray(leaf) if is_array(leaf) else leaf, params)
     updater = make_updater(params, rule, posterior)
     pruned, mask_tree = updater.instant_sparsify(params, posterior=posterior)

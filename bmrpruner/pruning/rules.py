@@ -4,39 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import functools
-import math
 from typing import Any
 
-from bmrpruner import api, sparsity_distributions
-from bmrpruner._checks import check_positive, check_sparsity, did_you_mean
-from bmrpruner._tree import Key, PyTree, is_array, join, keyed_leaves
-from bmrpruner.algorithms.adam_fisher import AdamBasedFisherPruning
-from bmrpruner.algorithms.bmr_pruners import BMRPruning, PosteriorPruning
-from bmrpruner.algorithms.global_pruners import GlobalPruningMixin
-from bmrpruner.algorithms.pruners import SaliencyPruning
-from bmrpruner.algorithms.sparse_trainers import StaticRandomSparse
-from bmrpruner.base_updater import BaseUpdater, NoPruning
+from bmrpruner import api
+from bmrpruner._checks import check_sparsity, did_you_mean
+from bmrpruner._tree import Key, PyTree, is_prunable, join, keyed_leaves
+from bmrpruner.base_updater import BaseUpdater
 from bmrpruner.posteriors import DiagonalGaussian
-from bmrpruner.sparsity_types import NByM, Unstructured, parse_sparsity_type
-
-SCOPES = ("global", "layer")
-_IN_TRAINING = (NoPruning, SaliencyPruning, StaticRandomSparse, AdamBasedFisherPruning)
+from bmrpruner.sparsity_types import NByM, parse_sparsity_type
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
     """Which weights go.
 
-    Exactly one of `sparsity` and `threshold` is given, or neither for an N:M pattern, which needs
-    none.
+    The fields mean what they mean in an updater, and have the same defaults. Exactly one of
+    `sparsity` and `threshold` is given; an N:M pattern needs none, and adaptive BMR takes a
+    sparsity only as an upper bound.
 
     Attributes:
       algorithm: A registered name, such as `'bmr'`, `'snr'`, `'magnitude'`.
       sparsity: Fraction of the eligible weights to prune.
       threshold: Prune what scores at or below it; for `'bmr'`, where ΔF is at or above it.
-      scope: Rank over the whole network (`'global'`) or each leaf by itself (`'layer'`); None is
-        global for single weights and by layer for groups.
+      scope: Rank each leaf by itself (`'layer'`) or over the whole network (`'global'`); None is
+        the algorithm's own.
       sparsity_type: `'unstructured'`, `'2:4'`, `'4x4'`, `'channel_-1'`, ...
       include: Patterns of leaf names such as `'dense_*/kernel'`; empty for all leaves of two axes
         or more.
@@ -44,11 +35,14 @@ class Rule:
       seed: For algorithms that draw noise.
       temperature: For `'bmr'` and its kin: see `BMRPruning`.
 
-    Examples:
+    Raises:
+      ValueError: If the algorithm cannot prune without training, or a field does not fit it.
+
+    Example:
       >>> Rule('snr', sparsity=0.9).label
       'snr, 90 %'
-      >>> Rule('bmr', threshold=0.0, temperature=0.1).label
-      'bmr at T = 0.1, ΔF ≥ 0'
+      >>> Rule('bmr', threshold=0.0, scope='global', temperature=0.1).label
+      'global bmr at T = 0.1, ΔF ≥ 0'
     """
 
     algorithm: str = "bmr"
@@ -68,128 +62,125 @@ class Rule:
                 f"algorithm: {self.algorithm!r} is not one of {', '.join(known)}, which prune "
                 "without training." + did_you_mean(self.algorithm, known)
             )
-        kind = parse_sparsity_type(self.sparsity_type)
-        given = [value for value in (self.sparsity, self.threshold) if value is not None]
-        if len(given) != (0 if isinstance(kind, NByM) else 1):
-            needed = "neither" if isinstance(kind, NByM) else "exactly one"
-            raise ValueError(
-                f"sparsity, threshold: {self.sparsity_type} pruning takes {needed} of them, "
-                f"got {len(given)}."
-            )
         if self.sparsity is not None:
             check_sparsity("sparsity", self.sparsity)
-        if self.threshold is not None and not math.isfinite(self.threshold):
-            raise ValueError(f"threshold: expected a finite number, got {self.threshold}.")
-        check_positive("temperature", self.temperature)
-        if self.temperature != 1 and not self._takes_temperature:
-            raise ValueError(f"temperature: {self.algorithm} has none; ΔF does, as in bmr.")
-        if self.scope not in (None, *SCOPES):
-            raise ValueError(f"scope: expected one of {', '.join(SCOPES)}, got {self.scope!r}.")
-        if self.scope == "global" and not isinstance(kind, Unstructured):
+        is_pattern = isinstance(parse_sparsity_type(self.sparsity_type), NByM)
+        if not (self._class.decides_sparsity or is_pattern) and self._asks_nothing:
+            raise ValueError("sparsity, threshold: expected exactly one of them, got 0.")
+        if is_pattern and not self._asks_nothing:
             raise ValueError(
-                f"scope: single weights are ranked globally, {self.sparsity_type} by layer."
+                f"sparsity, threshold: {self.sparsity_type} pruning takes neither, got "
+                f"{self.sparsity} and {self.threshold}."
             )
-
-    @property
-    def _takes_temperature(self) -> bool:
-        return issubclass(api.ALGORITHM_REGISTRY[self.algorithm], BMRPruning)
+        self.make_updater()
 
     @property
     def label(self) -> str:
         """The rule in a few words."""
         at = "" if self.temperature == 1 else f" at T = {self.temperature:g}"
-        name = self.algorithm + at
+        name = ("global " if self.scope == "global" else "") + self.algorithm + at
         if self.sparsity is not None:
             return f"{name}, {100 * self.sparsity:g} %"
-        if self.threshold is None:
-            return f"{name}, {self.sparsity_type}"
-        sign = "ΔF ≥" if self.algorithm.endswith("bmr") else "score ≤"
-        return f"{name}, {sign} {self.threshold:g}"
+        if self.threshold is not None:
+            sign = "ΔF ≥" if self._takes_temperature else "score ≤"
+            return f"{name}, {sign} {self.threshold:g}"
+        return name if self._class.decides_sparsity else f"{name}, {self.sparsity_type}"
+
+    def make_updater(self, filter_fn: Any = None) -> BaseUpdater:
+        """The updater that carries out the rule on the leaves that a filter accepts.
+
+        Args:
+          filter_fn: `(key, leaf) -> bool`; None for leaves of two axes or more.
+
+        Raises:
+          ValueError: If a field has an impossible value, or two contradict each other.
+
+        Example:
+          >>> Rule('magnitude', sparsity=0.5).make_updater().sparsity
+          0.5
+        """
+        settings: dict[str, Any] = {"sparsity": self.sparsity, "scope": self.scope}
+        given = {name: value for name, value in settings.items() if value is not None}
+        if self._takes_temperature:
+            given["temperature"] = self.temperature
+        elif self.temperature != 1:
+            raise ValueError(
+                f"temperature: expected 1, as {self.algorithm} has none (bmr has), "
+                f"got {self.temperature}."
+            )
+        return self._class(
+            threshold=self.threshold,
+            sparsity_type=self.sparsity_type,
+            rng_seed=self.seed,
+            filter_fn=filter_fn,
+            **given,
+        )
+
+    @property
+    def _class(self) -> Any:
+        return api.ALGORITHM_REGISTRY[self.algorithm]
+
+    @property
+    def _asks_nothing(self) -> bool:
+        return self.sparsity is None and self.threshold is None
+
+    @property
+    def _takes_temperature(self) -> bool:
+        return "temperature" in {field.name for field in dataclasses.fields(self._class)}
 
 
 def algorithm_names() -> tuple[str, ...]:
     """The registered algorithms that need neither gradients nor an optimizer.
 
-    Examples:
+    Example:
       >>> 'snr' in algorithm_names(), 'rigl' in algorithm_names()
       (True, False)
     """
     classes = api.ALGORITHM_REGISTRY.items()
-    return tuple(name for name, algorithm in classes if not issubclass(algorithm, _IN_TRAINING))
+    return tuple(
+        name
+        for name, algorithm in classes
+        if isinstance(algorithm, type) and not algorithm.needs_training  # type: ignore[attr-defined]
+    )
 
 
 def make_updater(
     params: PyTree, rule: Rule, posterior: DiagonalGaussian | None = None
 ) -> BaseUpdater:
-    """The pruner of this library that carries out a rule.
+    """The pruner of this library that carries out a rule on a network.
+
+    Args:
+      params: The network, whose leaves the rule's patterns name.
+      rule: Which weights go.
+      posterior: For the algorithms that read one; leaves without a posterior stay whole.
 
     Raises:
-      ValueError: If the algorithm needs a posterior and there is none, or a pattern names no leaf.
+      ValueError: If a pattern names no leaf.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
-      >>> type(make_updater({'w': jnp.ones((2, 2))}, Rule('random', sparsity=0.5))).__name__
-      'GlobalRandomPruning'
+      >>> updater = make_updater({'w': jnp.ones((2, 2))}, Rule('magnitude', sparsity=0.5))
+      >>> updater.sparsity
+      0.5
     """
-    algorithm = api.ALGORITHM_REGISTRY[rule.algorithm]
-    reads_posterior = issubclass(algorithm, PosteriorPruning)
-    if reads_posterior and posterior is None:
-        raise ValueError(
-            f"{rule.algorithm} reads a posterior, and there is none: no '.../mean' with '.../std', "
-            "'.../rho', '.../precision' or '.../draws'. Use magnitude."
-        )
-    kind = parse_sparsity_type(rule.sparsity_type)
-    accepts = _leaf_filter(params, rule, posterior if reads_posterior else None)
-    settings: dict[str, Any] = {
-        "threshold": rule.threshold,
-        "sparsity_type": kind,
-        "rng_seed": rule.seed,
-    }
-    if rule._takes_temperature:
-        settings["temperature"] = rule.temperature
-    sparsity = _sparsity(rule, kind)
-    scope = rule.scope or ("global" if isinstance(kind, Unstructured) else "layer")
-    if scope == "layer" and not issubclass(algorithm, GlobalPruningMixin):
-        uniform = functools.partial(
-            sparsity_distributions.uniform, sparsity=sparsity, filter_fn=accepts
-        )
-        return algorithm(sparsity_distribution_fn=uniform, **settings)
-    return _global_form(algorithm)(
-        sparsity=sparsity, filter_fn=accepts, use_normalization=False, **settings
-    )
-
-
-def _sparsity(rule: Rule, kind: Any) -> float:
-    if isinstance(kind, NByM):
-        return 1 - kind.n / kind.m
-    return rule.sparsity or 0.0
-
-
-def _global_form(algorithm: type[BaseUpdater]) -> Any:
-    """The algorithm that ranks all leaves together."""
-    if issubclass(algorithm, GlobalPruningMixin):
-        return algorithm
-    mixed = type(f"Global{algorithm.__name__}", (GlobalPruningMixin, algorithm), {})
-    return dataclasses.dataclass(eq=False)(mixed)
-
-
-def _leaf_filter(params: PyTree, rule: Rule, posterior: DiagonalGaussian | None) -> Any:
-    """`(key, leaf) -> bool` by name, and by what has a posterior if that matters."""
-    names = [join(key) for key, leaf in keyed_leaves(params) if is_array(leaf)]
+    known = None
+    if posterior is not None and api.ALGORITHM_REGISTRY[rule.algorithm].reads_posterior:
+        leaves = keyed_leaves(posterior.precision)
+        known = {join(key) for key, leaf in leaves if leaf is not None}
+    names = [join(key) for key, leaf in keyed_leaves(params) if is_prunable(leaf)]
     for option in ("include", "exclude"):
         for pattern in getattr(rule, option):
             if not fnmatch.filter(names, pattern):
                 raise ValueError(f"{option}: {pattern!r} matches none of {', '.join(names)}.")
-    known = set(names)
-    if posterior is not None:
-        known = {join(k) for k, leaf in keyed_leaves(posterior.precision) if leaf is not None}
 
     def accepts(key: Key, leaf: Any) -> bool:
         name = join(key)
-        if name not in known or any(fnmatch.fnmatchcase(name, p) for p in rule.exclude):
+        if known is not None and name not in known:
+            return False
+        if any(fnmatch.fnmatchcase(name, pattern) for pattern in rule.exclude):
             return False
         if rule.include:
-            return any(fnmatch.fnmatchcase(name, p) for p in rule.include)
+            return any(fnmatch.fnmatchcase(name, pattern) for pattern in rule.include)
         return leaf.ndim > 1
 
-    return accepts
+    return rule.make_updater(accepts)

@@ -193,7 +193,7 @@ def test_adam_fisher_resets_adam():
     ("fraction", "kept"), [(0.0, 4), (0.2, 4), (0.4, 3), (0.6, 3), (0.9, 2), (1.0, 2)]
 )
 def test_iterative_nm_counts(fraction, kept):
-    updater = iterative_nm.IterativeNMPruning(sparsity=0.7, sparsity_type=NByM(2, 4, 0))
+    updater = iterative_nm.IterativeNMPruning(sparsity_type=NByM(2, 4, 0))
     state = updater.init_state(PARAMS)
     assert state.target_sparsities == {"w": 0.5, "b": None}
     scores = -PARAMS["w"]

@@ -81,9 +81,9 @@ def test_get_topk_fn_of_each_type_eager_and_traced(sparsity):
     np.testing.assert_array_equal(traced, expected[NByM(1, 3)])
 
 
-def test_get_topk_fn_takes_the_class_and_refuses_the_unknown():
+def test_get_topk_fn_takes_the_class_and_strings_and_refuses_the_unknown():
     assert mask_calculator.get_topk_fn(Unstructured) is mask_calculator.topk_mask_calculator
-    for unknown in (Block, "nm_2,4", None):
+    for unknown in (Block, "two of four", None):
         with pytest.raises(ValueError, match="Sparsity type"):
             mask_calculator.get_topk_fn(unknown)
 

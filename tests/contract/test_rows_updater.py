@@ -144,7 +144,7 @@ def test_init_state(packed):
     assert state.masks["w"].shape == ((1,) if packed else (2, 4))
     assert state.inner_state is None
     assert state.target_sparsities == {"w": 0.5, "b": None}
-    assert type(state.target_sparsities["w"]) is float
+    assert state.target_sparsities["w"].dtype == jnp.float32
     assert state.count.dtype == jnp.int32
     assert int(state.count) == 0
     abstract = jax.eval_shape(pruner(use_packed_masks=packed).init_state, PARAMS)
@@ -236,4 +236,4 @@ def test_a_distribution_of_another_tree_is_refused():
 
 def test_a_leaf_that_does_not_fit_its_type_is_named():
     with pytest.raises(ValueError, match=r"'w'.*length 4.*divisible by 3"):
-        pruner(sparsity_type=NByM(1, 3)).init_state(PARAMS)
+        pruner(sparsity=2 / 3, sparsity_type=NByM(1, 3)).init_state(PARAMS)

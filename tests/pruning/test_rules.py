@@ -32,7 +32,7 @@ def flat(tree):
 @given(sparsity=st.floats(0, 1), algorithm=st.sampled_from(["snr", "magnitude", "bmr", "random"]))
 def test_the_highest_scores_stay(sparsity, algorithm):
     mean, posterior = network()
-    pruned = pruning.prune(mean, Rule(algorithm, sparsity=sparsity), posterior)
+    pruned = pruning.prune(mean, Rule(algorithm, sparsity=sparsity, scope="global"), posterior)
     kept = flat(pruned.params) != 0
     assert kept.sum() == max(1, np.round(80 * (1 - np.float32(sparsity))))
     assert pruned.sparsity == pytest.approx(1 - kept.mean())
@@ -114,7 +114,7 @@ def test_impossible_rules_are_named(arguments, message):
 
 def test_what_does_not_fit_the_network_is_named():
     mean, posterior = network()
-    with pytest.raises(ValueError, match="snr reads a posterior, and there is none"):
+    with pytest.raises(ValueError, match="SNRPruning reads a posterior, and there is none"):
         pruning.prune(mean, Rule("snr", sparsity=0.5))
     with pytest.raises(ValueError, match=r"include: 'conv\*' matches none of layer_0/bias"):
         pruning.prune(mean, Rule("snr", sparsity=0.5, include=("conv*",)), posterior)

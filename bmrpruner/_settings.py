@@ -1,0 +1,168 @@
+"""Checks of an updater's settings against each other, when it is made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from bmrpruner._checks import accepted, check_sparsity, concrete, did_you_mean
+from bmrpruner.sparsity_types import NByM, Unstructured
+
+SCOPES = ("global", "layer")
+# Fields that are short for binding the arguments of these names to the distribution.
+BOUND = ("sparsity", "filter_fn", "custom_sparsity_map")
+
+
+def check_settings(updater: Any) -> None:
+    """Raise unless the updater's fields give one answer to how much is pruned, and of what.
+
+    Raises:
+      ValueError: If two fields contradict each other, or one has an impossible value.
+      TypeError: If a field is of a type that it cannot have.
+    """
+    _check_scope(updater)
+    _check_threshold(updater)
+    check_sparsity_fields(updater)
+    if isinstance(updater.sparsity_type, NByM) and updater.fixed_scope is None:
+        _check_pattern(updater)
+    for name in BOUND if updater.scope == "layer" else ():
+        if getattr(updater, name) is not None:
+            _check_taken(name, updater.sparsity_distribution_fn)
+
+
+def check_sparsity_fields(updater: Any) -> None:
+    """Raise unless `sparsity`, `filter_fn` and the map are possible, as the distribution has them.
+
+    The distribution may have been assigned after the updater was made.
+    """
+    if updater.sparsity is not None:
+        check_sparsity("sparsity", updater.sparsity)
+    if updater.filter_fn is not None and not callable(updater.filter_fn):
+        raise TypeError(f"filter_fn: expected a function, got {updater.filter_fn!r}.")
+    custom = updater.custom_sparsity_map
+    if custom is not None and not isinstance(custom, Mapping):
+        raise TypeError(f"custom_sparsity_map: expected a mapping, got {custom!r}.")
+    if updater.scope == "layer":
+        for name in BOUND:
+            if getattr(updater, name) is not None:
+                _check_bound(name, getattr(updater, name), updater.sparsity_distribution_fn)
+
+
+def bound_keywords(distribution: Any) -> dict[str, Any]:
+    """The keywords that a `functools.partial` has bound; none for other callables."""
+    return getattr(distribution, "keywords", {})
+
+
+def asked_sparsity(updater: Any) -> Any:
+    """The sparsity that an updater or its distribution was given; 0 where neither has one."""
+    if updater.sparsity is not None:
+        return updater.sparsity
+    return bound_keywords(updater.sparsity_distribution_fn).get("sparsity", 0.0)
+
+
+def pattern_sparsity(pattern: NByM) -> float:
+    """The share of weights that an N:M pattern prunes."""
+    return 1 - pattern.n / pattern.m
+
+
+def _check_scope(updater: Any) -> None:
+    if updater.scope not in SCOPES:
+        raise ValueError(
+            f"scope: expected one of {', '.join(SCOPES)}, got {updater.scope!r}."
+            + did_you_mean(updater.scope, SCOPES)
+        )
+    if updater.fixed_scope not in (None, updater.scope):
+        raise ValueError(
+            f"scope: {type(updater).__name__} ranks by {updater.fixed_scope!r}, got "
+            f"{updater.scope!r}."
+        )
+    if updater.scope == "global" and updater.fixed_scope is None:
+        check_groups_are_layerwise(updater)
+    if updater.scope == "global" and _asks(updater.sparsity_distribution_fn):
+        raise ValueError(
+            "sparsity_distribution_fn: expected none with scope='global', which takes sparsity, "
+            f"filter_fn and custom_sparsity_map; got {updater.sparsity_distribution_fn}."
+        )
+
+
+def _asks(distribution: Callable[..., Any] | None) -> bool:
+    """Whether a distribution says more than the default does, which prunes nothing."""
+    keywords = bound_keywords(distribution)
+    return distribution is not None and keywords != {"sparsity": 0.0}
+
+
+def _check_threshold(updater: Any) -> None:
+    threshold = updater.threshold
+    if threshold is None:
+        return
+    if isinstance(threshold, bool | str):
+        raise TypeError(f"threshold: expected a number, got {threshold!r}.")
+    if concrete(threshold) and not math.isfinite(float(threshold)):
+        raise ValueError(f"threshold: expected a finite number, got {threshold}.")
+    if isinstance(updater.sparsity_type, NByM):
+        raise ValueError(
+            f"threshold: expected none with {updater.sparsity_type}, which keeps N of every M; "
+            f"got {threshold}."
+        )
+    if updater.decides_sparsity:
+        raise ValueError(
+            f"threshold: expected none, as {type(updater).__name__} prunes by its log_odds; "
+            f"got {threshold}."
+        )
+    bound = bound_keywords(updater.sparsity_distribution_fn).get("sparsity")
+    for sparsity in (updater.sparsity, bound):
+        if sparsity is not None and not (concrete(sparsity) and sparsity == 0):
+            raise ValueError(
+                "sparsity, threshold: expected exactly one of them, got 2: "
+                f"{sparsity} and {threshold}."
+            )
+
+
+def _check_taken(name: str, distribution: Any) -> None:
+    if distribution is None:
+        raise ValueError(f"{name}: there is no sparsity_distribution_fn to bind it to.")
+    if not accepted(distribution, {name: None}):
+        raise ValueError(f"{name}: sparsity_distribution_fn={distribution} takes none.")
+
+
+def _check_bound(name: str, value: Any, distribution: Any) -> None:
+    bound = bound_keywords(distribution).get(name)
+    is_free = bound is None or (name == "sparsity" and concrete(bound) and bound == 0)
+    if not is_free and bound is not value and not (name != "filter_fn" and bound == value):
+        raise ValueError(
+            f"{name}: {value!r} was given, but sparsity_distribution_fn has {bound!r}."
+        )
+
+
+def _check_pattern(updater: Any) -> None:
+    pattern, sparsity = updater.sparsity_type, updater.sparsity
+    if updater.decides_sparsity:
+        raise ValueError(
+            f"sparsity_type: expected weights or groups that go as a whole, as "
+            f"{type(updater).__name__} decides how many, got {pattern}."
+        )
+    if sparsity is None or not concrete(sparsity) or sparsity == 0:
+        return
+    if not math.isclose(sparsity, pattern_sparsity(pattern), abs_tol=1e-6):
+        raise ValueError(
+            f"sparsity, sparsity_type: expected no sparsity or {pattern_sparsity(pattern):g} with "
+            f"{pattern.n}:{pattern.m}, got {sparsity}."
+        )
+
+
+def check_groups_are_layerwise(updater: Any) -> None:
+    """Raise if groups are to be ranked over the whole network by an updater that cannot.
+
+    Raises:
+      UnrankableError: A ValueError, and an AttributeError as JaxPruner's.
+    """
+    if updater.threshold is None and not isinstance(updater.sparsity_type, Unstructured):
+        raise UnrankableError(
+            f"scope: single weights are ranked globally, groups by layer; got "
+            f"{updater.sparsity_type} for {type(updater).__name__}."
+        )
+
+
+class UnrankableError(ValueError, AttributeError):
+    """Groups that cannot be ranked over the whole network."""

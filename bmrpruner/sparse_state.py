@@ -1,0 +1,54 @@
+"""What a wrapped optimizer keeps: masks beside the state of the inner one."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bmrpruner._masks import unpack
+from bmrpruner._sharding import sharded_like
+from bmrpruner._tree import PyTree
+
+
+class SparseState(NamedTuple):
+    """State of a wrapped optimizer.
+
+    Attributes:
+      masks: A tree like the parameters: uint8 of the parameter's shape (1 keep, 0 pruned), or of
+        shape `(ceil(size / 8),)` when packed; None where a leaf is exempt.
+      inner_state: The state of the wrapped optimizer.
+      target_sparsities: float32 scalars and Nones in a tree like the parameters; one scalar where
+        the whole network is ranked together.
+      count: int32 scalar, the steps taken.
+    """
+
+    masks: PyTree
+    inner_state: Any = None
+    target_sparsities: PyTree = None
+    count: Any = None
+
+
+@functools.partial(jax.jit, static_argnames=("is_packed",))
+def apply_mask(param: Any, mask: Any, is_packed: bool = False) -> Any:
+    """The parameter with zeros where its mask is zero.
+
+    Args:
+      param: Array.
+      mask: uint8 of the same shape, or its packed bits; None leaves the parameter as it is.
+      is_packed: Whether the mask is packed. Static.
+
+    Returns:
+      Array of the parameter's shape and dtype. NaN and infinities do not survive a zero mask.
+
+    Example:
+      >>> apply_mask(jnp.array([1., jnp.nan, 3.]), jnp.array([1, 0, 0], 'uint8'))
+      Array([1., 0., 0.], dtype=float32)
+    """
+    if mask is None:
+        return param
+    if is_packed:
+        mask = sharded_like(unpack(mask, jnp.shape(param)), param)
+    return jnp.where(mask, param, jnp.zeros_like(param))
