@@ -24,7 +24,7 @@ def check_settings(updater: Any) -> None:
     _check_scope(updater)
     _check_threshold(updater)
     check_sparsity_fields(updater)
-    if isinstance(updater.sparsity_type, NByM) and updater.fixed_scope is None:
+    if isinstance(updater.sparsity_type, NByM):
         _check_pattern(updater)
     for name in BOUND if updater.scope == "layer" else ():
         if getattr(updater, name) is not None:
@@ -142,7 +142,8 @@ def _check_pattern(updater: Any) -> None:
             f"sparsity_type: expected weights or groups that go as a whole, as "
             f"{type(updater).__name__} decides how many, got {pattern}."
         )
-    if sparsity is None or not concrete(sparsity) or sparsity == 0:
+    is_refused_later = updater.fixed_scope == "global"
+    if is_refused_later or sparsity is None or not concrete(sparsity) or sparsity == 0:
         return
     if not math.isclose(sparsity, pattern_sparsity(pattern), abs_tol=1e-6):
         raise ValueError(

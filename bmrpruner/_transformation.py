@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from bmrpruner._belonging import check_state
 from bmrpruner._checks import accepted
 from bmrpruner._masks import as_plain, mask_tree
 from bmrpruner._tree import PyTree, map_leaves
@@ -28,7 +29,8 @@ def pruning_transformation(
         updates: PyTree, state: Any, params: PyTree = None, **extra_args: Any
     ) -> tuple[PyTree, Any]:
         if params is None:
-            raise ValueError("params: the update of a wrapped optimizer needs them, got None.")
+            raise ValueError("params: expected those of the wrapped optimizer, got None.")
+        check_state(updater, state, params)
         due = updater.scheduler.is_mask_update_iter(state.count)
         refreshed = _if_due(
             due,

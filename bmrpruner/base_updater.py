@@ -84,6 +84,8 @@ class BaseUpdater:
     decides_sparsity: ClassVar[bool] = False  # `sparsity` is an upper bound that may be left out
     takes_settings: ClassVar[bool] = True
     ranks_groups: ClassVar[bool] = False  # with scope='global', others than single weights
+    stores_masks: ClassVar[bool] = True
+    state_type: ClassVar[type] = SparseState
     fixed_scope: ClassVar[str | None] = None  # the one scope that it has
 
     scheduler: Any = dataclasses.field(default_factory=NoUpdateSchedule)
@@ -260,6 +262,14 @@ class BaseUpdater:
         Extra keyword arguments of `update` reach `calculate_scores` and the inner transformation,
         as far as they take them.
 
+        The wrapper comes last: put `optax.clip`, `optax.scale`, `optax.ema`, schedules and
+        schedule-free averaging inside. What changes an update after the wrapper, in a chain or as
+        `optax.lookahead` around it, changes what keeps pruned weights at zero; call
+        `post_gradient_update` with the `SparseState` among its states then, on lookahead's slow
+        parameters too. Parameters to evaluate that an inner schedule-free optimizer averages come
+        out sparse by `post_gradient_update(schedule_free_eval_params(state.inner_state, params),
+        state)`.
+
         Args:
           inner: Any Optax optimizer.
           mask_updates: Overrides the field of that name. If true, pruned parameters are exactly
@@ -311,6 +321,7 @@ class NoPruning(BaseUpdater):
 
     needs_training: ClassVar[bool] = True
     takes_settings: ClassVar[bool] = False
+    stores_masks: ClassVar[bool] = False
 
     sparsity_distribution_fn: Callable[..., PyTree] | None = None
 

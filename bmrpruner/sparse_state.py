@@ -31,6 +31,48 @@ class SparseState(NamedTuple):
     count: Any = None
 
 
+class Rounds(NamedTuple):
+    """What each round found and did; entries of rounds to come are zero.
+
+    Attributes:
+      done: How many rounds there were.
+      log_odds: ΔF that a group needed to qualify, nats.
+      qualified: Groups that reached it.
+      pruned: Groups that went.
+      nats: Their ΔF in sum: the log evidence gained, were they independent.
+    """
+
+    done: jax.Array  # () int32
+    log_odds: jax.Array  # (max_rounds,) float32
+    qualified: jax.Array  # (max_rounds,) int32
+    pruned: jax.Array  # (max_rounds,) int32
+    nats: jax.Array  # (max_rounds,) float32
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """The rounds there were, as lists, for a JSON file or `study.draw_rounds`.
+
+        >>> from bmrpruner import AdaptiveBMR
+        >>> params = jnp.ones((2, 2))
+        >>> AdaptiveBMR().init_state(params).rounds.to_dict()['pruned']
+        []
+        """
+        columns = jax.device_get(self[1:])
+        return {
+            name: column[: int(self.done)].tolist()
+            for name, column in zip(self._fields[1:], columns, strict=True)
+        }
+
+
+class AdaptiveState(NamedTuple):
+    """A `SparseState` with the record of its rounds."""
+
+    masks: PyTree
+    inner_state: Any = None
+    target_sparsities: PyTree = None
+    count: Any = None
+    rounds: Any = None
+
+
 @functools.partial(jax.jit, static_argnames=("is_packed",))
 def apply_mask(param: Any, mask: Any, is_packed: bool = False) -> Any:
     """The parameter with zeros where its mask is zero.

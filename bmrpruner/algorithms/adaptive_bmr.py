@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -15,47 +15,7 @@ from bmrpruner._scoring import scores_of
 from bmrpruner._tree import PyTree, is_none, map_leaves
 from bmrpruner.algorithms.bmr_pruners import BMRPruning
 from bmrpruner.registry import register_algorithm
-
-
-class Rounds(NamedTuple):
-    """What each round found and did; entries of rounds to come are zero.
-
-    Attributes:
-      done: How many rounds there were.
-      log_odds: ΔF that a group needed to qualify, nats.
-      qualified: Groups that reached it.
-      pruned: Groups that went.
-      nats: Their ΔF in sum: the log evidence gained, were they independent.
-    """
-
-    done: jax.Array  # () int32
-    log_odds: jax.Array  # (max_rounds,) float32
-    qualified: jax.Array  # (max_rounds,) int32
-    pruned: jax.Array  # (max_rounds,) int32
-    nats: jax.Array  # (max_rounds,) float32
-
-    def to_dict(self) -> dict[str, list[float]]:
-        """The rounds there were, as lists, for a JSON file or `study.draw_rounds`.
-
-        >>> params = jnp.ones((2, 2))
-        >>> AdaptiveBMR().init_state(params).rounds.to_dict()['pruned']
-        []
-        """
-        columns = jax.device_get(self[1:])
-        return {
-            name: column[: int(self.done)].tolist()
-            for name, column in zip(self._fields[1:], columns, strict=True)
-        }
-
-
-class AdaptiveState(NamedTuple):
-    """A `SparseState` with the record of its rounds."""
-
-    masks: PyTree
-    inner_state: Any = None
-    target_sparsities: PyTree = None
-    count: Any = None
-    rounds: Any = None
+from bmrpruner.sparse_state import AdaptiveState, Rounds
 
 
 @register_algorithm("adaptive_bmr")
@@ -95,6 +55,7 @@ class AdaptiveBMR(BMRPruning):
 
     decides_sparsity: ClassVar[bool] = True
     ranks_groups: ClassVar[bool] = True
+    state_type: ClassVar[type] = AdaptiveState
     fixed_scope: ClassVar[str | None] = "global"
 
     sparsity: float | None = 1.0

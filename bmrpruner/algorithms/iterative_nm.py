@@ -15,7 +15,7 @@ from bmrpruner._tree import PyTree
 from bmrpruner.algorithms.pruners import MagnitudePruning
 from bmrpruner.mask_calculator import largest_of_each_group
 from bmrpruner.registry import register_algorithm
-from bmrpruner.sparsity_types import NByM, SparsityType, check_shape
+from bmrpruner.sparsity_types import NByM, SparsityType, as_sparsity_type, check_shape
 
 
 @register_algorithm("iterative_nm")
@@ -38,12 +38,14 @@ class IterativeNMPruning(MagnitudePruning):
       [[1, 1, 1, 0]]
     """
 
-    sparsity_type: SparsityType = dataclasses.field(default_factory=lambda: NByM(2, 4))
+    sparsity_type: SparsityType | str = dataclasses.field(default_factory=lambda: NByM(2, 4))
 
     def __post_init__(self) -> None:
+        self.sparsity_type = as_sparsity_type(self.sparsity_type)
         if not isinstance(self.sparsity_type, NByM):
             raise ValueError(
-                f"sparsity_type: iterative N:M pruning needs an NByM, got {self.sparsity_type}."
+                f"sparsity_type: expected an NByM or a string such as '2:4', got "
+                f"{self.sparsity_type}."
             )
         if self.topk_fn is None:
             self.topk_fn = functools.partial(_topk_of_each_group, sparsity_type=self.sparsity_type)

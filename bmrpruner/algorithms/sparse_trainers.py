@@ -227,7 +227,10 @@ def _drop_and_grow(
     groups = Unstructured() if isinstance(sparsity_type, NByM) else sparsity_type
     active = [_groups.pool(mask, groups, "max") != 0 for mask in masks]
     sizes = [jnp.sum(leaf, dtype=jnp.int32) for leaf in active]
-    staying = [jnp.maximum(1, jnp.round(n * (1 - fraction)).astype(jnp.int32)) for n in sizes]
+    staying = [
+        jnp.maximum(1, jnp.round(n.astype(jnp.float32) * (1 - fraction)).astype(jnp.int32))
+        for n in sizes
+    ]
     worth = [
         jnp.where(leaf, _order(_groups.pool(score, groups, how)) + 1, 0)
         for leaf, score in zip(active, drop, strict=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 from bmrpruner._tree import PyTree, map_leaves
 from bmrpruner.algorithms.bmr_pruners import BMRPruning
@@ -19,6 +19,8 @@ class SteMixin:
     the dense ones. In every step the masks follow the scheduler's sparsity at the state's count,
     whether or not it calls for an update; nothing is stored.
     """
+
+    stores_masks: ClassVar[bool] = False
 
     def get_initial_masks(self, params: PyTree, target_sparsities: PyTree) -> PyTree:
         """No masks: all None."""

@@ -62,7 +62,8 @@ class Scope:
     """Which weights may go, and which go together."""
 
     scope: Literal["global", "layer"] | None = None
-    """Rank over the whole network, or each leaf by itself; groups always by layer."""
+    """Rank over the whole network, or each leaf by itself; by default the algorithm's own, which is
+    layer but for adaptive_bmr and those named global_..."""
     sparsity_type: Annotated[str, tyro.conf.arg(name="type")] = "unstructured"
     """What goes together: unstructured, 2:4, 4x4, channel_-1, ..."""
     include: Words = ()

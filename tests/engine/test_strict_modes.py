@@ -1,0 +1,68 @@
+"""Every algorithm under JAX's strict flags."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import bmrpruner
+
+PARAMS = {
+    "w": jax.random.normal(jax.random.key(0), (4, 8)),
+    "deep": jax.random.normal(jax.random.key(1), (2, 4, 8)),
+    "b": jnp.ones(8),
+}
+STRICT = {
+    "rank promotion": functools.partial(jax.numpy_rank_promotion, "raise"),
+    "dtype promotion": functools.partial(jax.numpy_dtype_promotion, "strict"),
+}
+CASES = [(name, "unstructured") for name in bmrpruner.all_algorithm_names()] + [
+    ("magnitude", "2:4"),
+    ("iterative_nm", "2:4"),
+    ("rigl", "2:4"),
+    ("bmr", "2:4"),
+    ("magnitude", "2x4"),
+    ("bmr", "2x4"),
+    ("adaptive_bmr", "2x4"),
+    ("snr", "channel_-1"),
+    ("adaptive_bmr", "channel_0"),
+]
+
+
+@pytest.mark.parametrize("flag", STRICT)
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_refreshing_step_under_strict_flags(name, kind, flag):
+    """Traced, at the arrays' own ranks and dtypes."""
+    settings = {} if name == "iterative_nm" or kind == "unstructured" else {"sparsity_type": kind}
+    if name in ("set", "rigl"):
+        settings["drop_fraction_fn"] = lambda step: 0.3  # optax's schedules mix dtypes
+    pruner = bmrpruner.create_updater_from_config(
+        algorithm=name,
+        dist_type="uniform",
+        sparsity=0.5,
+        update_freq=1,
+        update_start_step=0,
+        update_end_step=4,
+        **settings,
+    )
+    if name == "adam-fisher":
+        inner = optax.scale_by_rms()  # optax's Adam itself mixes dtypes
+    else:
+        inner = bmrpruner.ivon(0.1, ess=100, clip_radius=1.0)
+    tx = pruner.wrap_optax(inner, mask_updates=True)
+
+    def step(params, key):
+        state = tx.init(params)
+        params = pruner.pre_forward_update(params, state)
+        grads = params
+        if name != "adam-fisher":
+            loss = lambda p, key: sum(jnp.sum(leaf**2) for leaf in p.values())  # noqa: E731
+            _, grads, state = bmrpruner.noisy_value_and_grad(loss, state, params, key)
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        return pruner.post_gradient_update(params, state), state
+
+    with STRICT[flag]():
+        jax.eval_shape(step, PARAMS, jax.random.key(2))
