@@ -112,7 +112,7 @@ def normal(key: jax.Array, shape: Sequence[int] = (), dtype: Any = jnp.float32) 
     Returns:
       Array of `shape` and `dtype`.
 
-    Examples:
+    Example:
       >>> eps = normal(jax.random.key(0), (200, 300))
       >>> eps.shape, f"{eps.std():.1f}"
       ((200, 300), '1.0')
@@ -134,7 +134,7 @@ def normal_like(key: jax.Array, tree: Any) -> Any:
       The tree with every floating-point array replaced by noise of its shape, in its dtype or
       float32, whichever is wider. Other leaves (None, functions, integers, keys) are handed back.
 
-    Examples:
+    Example:
       >>> eps = normal_like(jax.random.key(0), {"b": jnp.zeros(3, jnp.bfloat16), "skip": None})
       >>> eps["b"].dtype, eps["skip"]
       (dtype('float32'), None)
@@ -145,7 +145,7 @@ def normal_like(key: jax.Array, tree: Any) -> Any:
 def rademacher_like(key: jax.Array, tree: Any) -> Any:
     """Random signs, ±1 with equal probability, in the shape of a tree; else as `normal_like`.
 
-    Examples:
+    Example:
       >>> signs = rademacher_like(jax.random.key(0), jnp.zeros((100, 100)))
       >>> sorted(set(signs.ravel().tolist()))
       [-1.0, 1.0]

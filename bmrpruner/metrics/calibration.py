@@ -47,7 +47,7 @@ def ece(probs: ArrayLike, labels: ArrayLike, bins: int = 15, binning: str = "wid
       ValueError: If the shapes are not (n, classes) and (n,), or empty; if `bins` < 1 or
         `binning` is unknown.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[0.75, 0.25], [0.25, 0.75]])
       >>> float(ece(probs, jnp.array([0, 0])))
@@ -81,7 +81,7 @@ def ece_standard_error(
     Returns:
       A float scalar, at least 0.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[0.75, 0.25], [0.25, 0.75]])
       >>> float(ece_standard_error(probs, jnp.array([0, 0])))  # deviations of 1/2 over √2
@@ -116,7 +116,7 @@ def classwise_ece(
       ValueError: If the shapes are not (n, classes) and (n,), or empty; if `bins` < 1 or
         `binning` is unknown.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[0.75, 0.25], [0.75, 0.25]])
       >>> float(classwise_ece(probs, jnp.array([0, 1])))
@@ -151,7 +151,7 @@ def uce(probs: ArrayLike, labels: ArrayLike, bins: int = 15, binning: str = "wid
       ValueError: If the shapes are not (n, classes) and (n,), or empty; if there is only one
         class, `bins` < 1 or `binning` is unknown.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[1.0, 0.0], [0.0, 1.0]])  # no doubt at all, and wrong half the time
       >>> float(uce(probs, jnp.array([0, 0])))
@@ -192,7 +192,7 @@ def reliability_diagram(
       ValueError: If the shapes are not (n, classes) and (n,), or empty; if `bins` < 1 or
         `binning` is unknown.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[0.75, 0.25], [0.25, 0.75]])
       >>> diagram = reliability_diagram(probs, jnp.array([0, 0]), bins=2)

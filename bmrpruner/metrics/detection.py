@@ -27,7 +27,7 @@ def auroc(in_scores: ArrayLike, out_scores: ArrayLike) -> jax.Array:
       TypeError: If the scores are not real numbers.
       ValueError: If either does not have one axis, or is empty.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> float(auroc(jnp.array([0.1, 0.4]), jnp.array([0.4, 0.9])))
       0.875
@@ -54,7 +54,7 @@ def auroc_standard_error(area: ArrayLike, n_in: int, n_out: int) -> jax.Array:
     Returns:
       A float scalar, at least 0.
 
-    Examples:
+    Example:
       >>> round(float(auroc_standard_error(0.893, n_in=58, n_out=51)), 4)
       0.0325
 
@@ -86,7 +86,7 @@ def aupr(in_scores: ArrayLike, out_scores: ArrayLike) -> jax.Array:
       TypeError: If the scores are not real numbers.
       ValueError: If either does not have one axis, or is empty.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> float(aupr(jnp.array([0.1, 0.4]), jnp.array([0.2, 0.9])))  # precisions 2/3 and 1
       0.8333333730697632

@@ -23,7 +23,7 @@ class Evaluator:
     Attributes:
       width: How many networks are evaluated at once, side by side.
 
-    Examples:
+    Example:
       >>> from bmrpruner.pruning import Rule, prune
       >>> task = Task(np.eye(2), np.array([0, 1]), np.ones((2, 2)))
       >>> evaluate = Evaluator(lambda params, x: x @ params['w'], task)

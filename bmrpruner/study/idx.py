@@ -32,7 +32,7 @@ def read_dataset(directory: Path | str, classes: int | None = None) -> Dataset:
       FileNotFoundError: If the directory or a file is missing.
       ValueError: If a file is not what it should be, or they do not fit together.
 
-    Examples:
+    Example:
       >>> read_dataset('/nowhere')
       Traceback (most recent call last):
       FileNotFoundError: /nowhere: there is no such directory.
@@ -61,7 +61,7 @@ def read_split(
       FileNotFoundError: If the directory or a file is missing.
       ValueError: If a file is not what it should be, or they do not fit together.
 
-    Examples:
+    Example:
       >>> read_split('/nowhere')
       Traceback (most recent call last):
       FileNotFoundError: /nowhere: there is no such directory.
@@ -90,7 +90,7 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
     Raises:
       ValueError: If the file is another, or truncated.
 
-    Examples:
+    Example:
       >>> import tempfile
       >>> path = Path(tempfile.mkdtemp(), 'labels')
       >>> _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 9]))

@@ -27,7 +27,7 @@ def mlp(params: PyTree, inputs: Any) -> jax.Array:
     Raises:
       ValueError: If there is no layer, or an array that is no kernel and no bias.
 
-    Examples:
+    Example:
       >>> params = {'a': {'kernel': -jnp.eye(2)}, 'b': {'kernel': jnp.eye(2), 'bias': jnp.ones(2)}}
       >>> mlp(params, jnp.array([[1.0, -3.0]])).tolist()
       [[1.0, 4.0]]

@@ -134,7 +134,7 @@ def draw_rounds(records: Sequence[Mapping[str, Sequence[float]]]) -> Any:
 def algorithms_of(points: Points) -> list[str]:
     """The algorithms, in their first order.
 
-    Examples:
+    Example:
       >>> algorithms_of([{'algorithm': 'snr'}, {'algorithm': 'bmr'}, {'algorithm': 'snr'}])
       ['snr', 'bmr']
     """
@@ -144,7 +144,7 @@ def algorithms_of(points: Points) -> list[str]:
 def by_sparsity(points: Points, algorithm: str) -> list[Mapping[str, Any]]:
     """The points of an algorithm, the sparsest last.
 
-    Examples:
+    Example:
       >>> points = [{'algorithm': 'snr', 'sparsity': 0.9}, {'algorithm': 'snr', 'sparsity': 0.5}]
       >>> [point['sparsity'] for point in by_sparsity(points, 'snr')]
       [0.5, 0.9]

@@ -55,6 +55,14 @@ def test_summaries_of_any_tree():
         assert float(summarize_sparsity(empty)["_total_sparsity"]) == 0
 
 
+def test_summaries_of_many_weights_do_not_overflow():
+    tree = [jax.ShapeDtypeStruct((80, 2**28), jnp.bfloat16), jax.random.key(0)]
+    report = jax.eval_shape(summarize_sparsity, tree)
+    assert {name: leaf.dtype for name, leaf in report.items()} == {
+        name: jnp.float32 for name in (*TOTALS, "0")
+    }
+
+
 def test_summarize_intersection():
     parameters = inspect.signature(summarize_intersection).parameters
     assert list(parameters) == ["mask_tree1", "mask_tree2", "only_total_intersection"]
