@@ -11,6 +11,7 @@ import numpy as np
 
 from bmrpruner import metrics
 from bmrpruner._tree import PyTree
+from bmrpruner.posteriors.predict import average_draws
 from bmrpruner.pruning.pruned import Pruned
 from bmrpruner.study.tasks import Model, Task
 
@@ -77,12 +78,8 @@ class Evaluator:
         at_mean = self._probs(params, inputs)
         if posterior is None or not len(self._keys):
             return {"mean": at_mean, "averaged": None}
-
-        def add(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
-            return total + self._probs(posterior.sample(key), inputs), None
-
-        total, _ = jax.lax.scan(add, jnp.zeros_like(at_mean), self._keys)
-        return {"mean": at_mean, "averaged": total / len(self._keys)}
+        averaged = average_draws(self._probs, posterior, inputs, self._keys)
+        return {"mean": at_mean, "averaged": averaged}
 
     def _probs(self, params: PyTree, inputs: jax.Array) -> jax.Array:
         """Softmax of the logits, a batch at a time to bound the memory."""
