@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,10 @@ def write_report(out: Path, results: list[dict[str, Any]]) -> None:
     networks = dict.fromkeys(row["network"] for row in rows)
     text = "\n\n".join(tables(network, of(rows, network=network)) for network in networks)
     rich.console.Console(width=140).print(rich.markdown.Markdown(text))
-    write(out / "table.md", lambda path: path.write_text(text + "\n"))
-    write(out / "results.json", lambda path: path.write_text(json.dumps(results, indent=1)))
+    with atomic_write(out / "table.md", force=True) as path:
+        path.write_text(text + "\n")
+    with atomic_write(out / "results.json", force=True) as path:
+        path.write_text(json.dumps(results, indent=1))
     for network in networks:
         save_figure(out / f"{network}.png", draw_curves(network, of(rows, network=network)))
         records = [
@@ -51,12 +53,6 @@ def write_report(out: Path, results: list[dict[str, Any]]) -> None:
         if records:
             save_figure(out / f"{network}-rounds.png", draw_rounds(records))
     print(f"Written to {out}/")
-
-
-def write(path: Path, save: Callable[[Path], Any]) -> None:
-    """Replace a file as a whole."""
-    with atomic_write(path, force=True) as temporary:
-        save(temporary)
 
 
 def of(rows: Iterable[Row], **wanted: Any) -> list[Row]:

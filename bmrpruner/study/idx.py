@@ -47,6 +47,26 @@ def read_dataset(directory: Path | str, classes: int | None = None) -> Dataset:
     return Dataset(directory.resolve().name, *train, *test)
 
 
+def standardise(data: Dataset) -> Dataset:
+    """Shift and scale all images so that the training pixels have mean 0 and variance 1.
+
+    Args:
+      data: Images and labels.
+
+    Returns:
+      The same with other images; those for testing go by the mean and variance of the others.
+
+    Example:
+      >>> images, labels = np.array([[1.0], [3.0]]), np.array([0, 1])
+      >>> standardise(Dataset('two', images, labels, images + 1, labels)).test_images.tolist()
+      [[0.0], [2.0]]
+    """
+    mean, std = data.train_images.mean(), data.train_images.std()
+    return data._replace(
+        train_images=(data.train_images - mean) / std, test_images=(data.test_images - mean) / std
+    )
+
+
 def read_split(
     directory: Path | str, part: str = "t10k", classes: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,10 @@
-"""Forward passes for networks that come without code."""
+"""Multilayer perceptrons: parameters, and the forward pass for those that come without code."""
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +13,40 @@ import jax.numpy as jnp
 from bmrpruner._tree import PyTree, join, keyed_leaves
 
 
-def mlp(params: PyTree, inputs: Any) -> jax.Array:
-    """Logits of a multilayer perceptron with ReLU: what `bmrpruner.study.models:mlp` names.
+def init_mlp(key: jax.Array, sizes: Sequence[int]) -> dict[str, dict[str, jax.Array]]:
+    """Draw the parameters of an `mlp`: He-normal kernels, zero biases.
+
+    Args:
+      key: JAX key.
+      sizes: Widths of the inputs, the hidden layers and the outputs, at least two.
+
+    Returns:
+      `{'dense_0': {'kernel': (sizes[0], sizes[1]), 'bias': (sizes[1],)}, 'dense_1': ...}`, float32.
+
+    Raises:
+      ValueError: If there are fewer than two sizes.
+
+    Example:
+      >>> params = init_mlp(jax.random.key(0), (784, 300, 10))
+      >>> params['dense_1']['kernel'].shape, params['dense_1']['bias'].shape
+      ((300, 10), (10,))
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"sizes: expected those of inputs and outputs at least, got {sizes}.")
+    shapes = list(itertools.pairwise(sizes))
+    initializer = jax.nn.initializers.he_normal()
+    return {
+        f"dense_{i}": {"kernel": initializer(layer_key, shape), "bias": jnp.zeros(shape[1])}
+        for i, (layer_key, shape) in enumerate(
+            zip(jax.random.split(key, len(shapes)), shapes, strict=True)
+        )
+    }
+
+
+def mlp(
+    params: PyTree, inputs: Any, activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
+) -> jax.Array:
+    """Logits of a multilayer perceptron: what `bmrpruner.study.models:mlp` names.
 
     The layers are the arrays of two axes, (inputs, outputs), in the order of their names, numbers
     by value. An array of one axis under the same parent is added to the outputs.
@@ -20,6 +54,7 @@ def mlp(params: PyTree, inputs: Any) -> jax.Array:
     Args:
       params: Nested dicts, such as `{'dense_0': {'kernel': ..., 'bias': ...}, 'dense_1': ...}`.
       inputs: (n, features).
+      activation: What the outputs of all layers but the last go through.
 
     Returns:
       (n, classes).
@@ -47,7 +82,7 @@ def mlp(params: PyTree, inputs: Any) -> jax.Array:
     x = jnp.asarray(inputs)
     for name in names:
         x = x @ layers[name][2] + layers[name].get(1, 0)
-        x = x if name == names[-1] else jax.nn.relu(x)
+        x = x if name == names[-1] else activation(x)
     return x
 
 
