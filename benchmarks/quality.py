@@ -1,4 +1,4 @@
-"""How far networks can be pruned, by which score, after training and during it.
+"""Accuracy of networks pruned by several scores, after training and during it.
 
 python benchmarks/quality.py --data mnist/ --out quality/                    # 784-300-100-10
 python benchmarks/quality.py --data mnist/ --out quality/ --network lenet5   # LeNet-5, same table

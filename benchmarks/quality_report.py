@@ -1,4 +1,4 @@
-"""What the quality benchmark leaves behind: results.json, table.md and pictures."""
+"""The report of the quality benchmark: results.json, table.md and pictures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def of(rows: Iterable[Row], **wanted: Any) -> list[Row]:
 
 
 def tables(network: str, rows: list[Row]) -> str:
-    """Accuracy of every method, then what else there is to say of the Bayesian ones."""
+    """Accuracy of every method, then NLL and ECE of the Bayesian ones."""
     seeds = len({row["seed"] for row in rows})
     methods = {key: name for key, name in METHODS.items() if key[1] != "adaptive_bmr"}
     lines = [f"**{network}**: test accuracy in %, mean ± standard deviation of {seeds} seeds", ""]

@@ -1,4 +1,4 @@
-"""Cheap Gaussian and Rademacher noise for the samplers: counter-based, pure, elementwise.
+"""Gaussian and Rademacher noise for the samplers: counter-based, pure, elementwise.
 
 A variational optimizer draws one Gaussian per weight and step, and with `jax.random.normal`
 (threefry, then `erf_inv`) that draw costs more than the network does. Here `jax.random` only hashes
@@ -70,7 +70,7 @@ def _bits(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def _gaussian(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     bits = _bits(words, shape)
     # q = tail/2³¹ in (0, 1] is the two-sided tail probability, exact where it is small. Signed,
-    # because few CPUs convert unsigned integers; odd, because log 0 must not happen.
+    # because few CPUs convert unsigned integers; odd, so that it is never 0.
     tail = ((bits & ~_SIGN) | np.uint32(1)).astype(jnp.int32).astype(jnp.float32)
     # A float's bits, read as an integer, are its log₂ but for the curvature between powers of two.
     log2 = lax.bitcast_convert_type(tail, jnp.int32) - _TWO_31
@@ -118,7 +118,7 @@ def normal(key: jax.Array, shape: Sequence[int] = (), dtype: Any = jnp.float32) 
       ((200, 300), '1.0')
     """
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"normal noise needs a floating dtype, got {jnp.dtype(dtype)}")
+        raise TypeError(f"dtype: expected a floating dtype, got {jnp.dtype(dtype)}.")
     words = jax.random.bits(key, (2,), jnp.uint32)
     return _gaussian(words, tuple(shape)).astype(dtype)
 

@@ -53,7 +53,7 @@ def summarize_sparsity(
 def summarize_intersection(
     mask_tree1: PyTree, mask_tree2: PyTree, only_total_intersection: bool = False
 ) -> dict[str, jax.Array | None]:
-    """What share of the first masks' ones the second have too.
+    """The share of the first masks' ones that the second masks have too.
 
     Args:
       mask_tree1: Masks, plain or packed; None where exempt.
@@ -77,7 +77,9 @@ def summarize_intersection(
     first, second = dict(keyed_leaves(mask_tree1)), dict(keyed_leaves(mask_tree2))
     if first.keys() != second.keys():
         alone = join(min(first.keys() ^ second.keys()))
-        raise ValueError(f"masks: {alone!r} is a leaf of one of the two trees only.")
+        raise ValueError(
+            f"mask_tree1, mask_tree2: expected the same leaves, got {alone!r} in one of them only."
+        )
     pairs = {join(key): (mask, second[key]) for key, mask in first.items()}
     counts = {
         name: None if a is None and b is None else (_common(a, b), _ones(a))

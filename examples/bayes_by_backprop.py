@@ -3,8 +3,8 @@
     python examples/bayes_by_backprop.py                 # scikit-learn's handwritten digits
     python examples/bayes_by_backprop.py --data mnist/   # MNIST-format IDX files
 
-Nothing is trained after pruning: the table says what each network can do without. Blundell et al.
-2015, https://arxiv.org/abs/1505.05424, section 5.1.
+Nothing is trained after pruning: the table shows the accuracy that each network keeps. Blundell
+et al. 2015, https://arxiv.org/abs/1505.05424, section 5.1.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Method(NamedTuple):
 
 
 class Network(NamedTuple):
-    """What training leaves behind."""
+    """The result of training."""
 
     params: Any
     posterior: bmrpruner.DiagonalGaussian | None

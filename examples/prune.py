@@ -31,7 +31,7 @@ from bmrpruner.study.models import init_mlp, mlp
 
 @dataclasses.dataclass
 class Settings:
-    """Prune a network by Bayesian model reduction, and by what else there is."""
+    """Compare pruning by Bayesian model reduction with other scores."""
 
     data: Path | None = None
     """Directory with MNIST-format IDX files; without it, scikit-learn's digits."""
@@ -44,7 +44,7 @@ class Settings:
     epochs: int | None = None
     """Passes through the training data; by default 20 for IDX files, 80 for the digits."""
     quick: bool = False
-    """A short form, to see that everything works: one seed, one sparsity, few epochs."""
+    """A short form for a first check: one seed, one sparsity, few epochs."""
 
 
 class Job(NamedTuple):
@@ -72,7 +72,7 @@ class Plan(NamedTuple):
 
 
 class Network(NamedTuple):
-    """What training or pruning leaves behind."""
+    """The result of training or pruning."""
 
     params: Any
     posterior: bmrpruner.DiagonalGaussian | None  # IVON's; AdamW has none

@@ -1,4 +1,4 @@
-"""What a run leaves behind: a table, results.json and pictures."""
+"""The report of a run: a table, results.json and pictures."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def draw_reliability(dataset: str, runs: list[Run]) -> Any:
             for title, group in groups.items()
         }
     )
-    figure.suptitle(f"{dataset}: is it right as often as it says? (averaged over the posterior)")
+    figure.suptitle(f"{dataset}: reliability of predictions averaged over the posterior")
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Bayesian model reduction: how much evidence there is that a weight may go.
+"""Bayesian model reduction: the change of log evidence when single weights are removed.
 
 A weight has the posterior N(μ, 1/π) and the prior N(0, 1/π₀). Replacing the prior by the reduced
 prior N(0, 1/π̃₀) changes the log evidence by ΔF nats, without another fit: the reduced posterior
@@ -9,8 +9,7 @@ arrays that broadcast against each other:
     ΔF = ½[ln π − ln π₀ − πμ²]                      its limit π̃₀ → ∞, a spike at zero
 
 **ΔF > 0 means that the data prefer the weight gone.** A weight that the data never touched (π = π₀,
-μ = 0) has ΔF = 0 exactly: neither kept nor dropped for a reason. Rules that compare ΔF with a
-threshold decide that tie towards pruning.
+μ = 0) has ΔF = 0 exactly; a rule that prunes at ΔF ≥ 0 prunes it.
 
 The edges are defined, so that a rule such as `delta_f >= 0` never prunes by accident:
 
@@ -22,7 +21,7 @@ input                                           ΔF                    why
 π = ∞, reduced prior finite                     ln p̃(μ) − ln p(μ)     the limit of the formula
 π = 0 (improper posterior) or π̃₀ = 0            −∞                    the limit of the formula
 π̃ ≤ 0 (reduced posterior has no normaliser)     −∞                    not a reduction: keep
-π < 0, π̃₀ < 0, π₀ ≤ 0, π₀ = ∞, or any NaN       NaN                   not a model
+π < 0, π̃₀ < 0, π₀ ≤ 0, π₀ = ∞, or any NaN       NaN                   no valid model
 ==============================================  ====================  ==========================
 
 Computed in float32 at least (bfloat16 and float16 inputs included), with differences of precisions

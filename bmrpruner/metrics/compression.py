@@ -1,4 +1,4 @@
-"""How small a pruned network is, counted from its arrays.
+"""Size of a pruned network, counted from its arrays.
 
 A tree is parameters or (plain, unpacked) masks, in any pytree. Only its arrays of numbers count:
 None, functions, names and random keys are passed over. In a tree of masks the exempt leaves are
@@ -74,7 +74,7 @@ def sparsity(tree: PyTree) -> jax.Array:
 def compression_ratio(tree: PyTree) -> jax.Array:
     """Entries over nonzeros, |W| / |W ≠ 0|: 50 at 98 % sparsity.
 
-    It counts weights and not the cost of saying where they are; `bits` has that.
+    The cost of storing where the nonzeros are is not counted; `bits` counts it.
 
     Args:
       tree: Parameters or masks, any pytree.
@@ -98,7 +98,7 @@ def compression_ratio(tree: PyTree) -> jax.Array:
 def bits(params: PyTree, masks: PyTree | None = None) -> jax.Array:
     """Bits to store the parameters: the values that are kept, and one mask bit per entry.
 
-    Without `masks`, what is kept is what is not zero, and every leaf pays for a mask. With them, a
+    Without `masks`, the nonzeros are kept, and every leaf is stored with a mask. With them, a
     leaf whose mask is None is stored in full without one. Metadata is not counted.
 
     Args:
@@ -116,7 +116,7 @@ def bits(params: PyTree, masks: PyTree | None = None) -> jax.Array:
     Example:
       >>> import jax.numpy as jnp
       >>> params = {'kernel': jnp.array([[1.0, 0.0], [2.0, 3.0]]), 'bias': jnp.zeros(2)}
-      >>> int(bits(params))  # 3 values and 4 mask bits, none and 2
+      >>> int(bits(params))  # 3 values and 4 mask bits; no value and 2 mask bits
       102
       >>> int(bits(params, {'kernel': params['kernel'] != 0, 'bias': None}))
       164

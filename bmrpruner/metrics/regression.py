@@ -1,4 +1,4 @@
-"""How good predictions of real numbers are, and whether their stated widths hold."""
+"""Errors of predicted real numbers, and of their stated standard deviations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A diagonal Gaussian over the weights of a network: what every posterior becomes here."""
+"""A diagonal Gaussian over the weights of a network, the form of all posteriors here."""
 
 from __future__ import annotations
 
@@ -190,8 +190,9 @@ class DiagonalGaussian:
     def temper(self, temperature: float) -> DiagonalGaussian:
         """The posterior with all variances multiplied by a temperature.
 
-        Averaging over a cold posterior (temperature < 1) makes predictions surer: variational
-        training fits the expected loss of one draw, so that averages of many are too unsure.
+        Averaging over a cold posterior (temperature < 1) raises the confidence of predictions:
+        variational training fits the expected loss of one draw, and the average of many draws is
+        less sure than that.
 
         Args:
           temperature: T > 0; the precisions are divided by it. Pruned weights stay pruned.

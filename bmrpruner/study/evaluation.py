@@ -1,4 +1,4 @@
-"""How good a pruned network is: at its mean, and averaged over its posterior."""
+"""Metrics of pruned networks, at the mean and averaged over the posterior."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ class Evaluator:
         return results
 
     def probe(self, params: PyTree) -> np.ndarray:
-        """Logits of random inputs, which reach weights that all test inputs may leave alone."""
+        """Logits of 64 random inputs, which depend on weights that test inputs may not reach."""
         shape = (64, *self._task.inputs.shape[1:])
         return np.asarray(self._model(params, jax.random.normal(jax.random.key(0), shape)))
 
     def _group(self, group: list[Pruned]) -> list[dict[str, Any]]:
-        # Always the same width: the same compiled function, and the same numbers in every company.
+        # Padded to one width: one compiled function, and numbers that do not depend on the group.
         padded = group + [group[-1]] * (self.width - len(group))
         trees = [(network.params, network.posterior) for network in padded]
         inputs, labels = jnp.concatenate([self._task.inputs, self._task.ood]), self._task.labels

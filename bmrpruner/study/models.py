@@ -72,13 +72,13 @@ def mlp(
         layer = layers.setdefault(join(key[:-1]), {})
         if leaf.ndim not in (1, 2) or leaf.ndim in layer:
             raise ValueError(
-                f"{join(key)}: a multilayer perceptron has a kernel of two axes in each layer and "
-                f"perhaps a bias of one, got another array of shape {leaf.shape}."
+                f"{join(key)}: expected a kernel of two axes in each layer, and at most a bias of "
+                f"one axis, got another array of shape {leaf.shape}."
             )
         layer[leaf.ndim] = leaf
     names = sorted((name for name in layers if 2 in layers[name]), key=_by_number)
     if not names:
-        raise ValueError("A multilayer perceptron has kernels of two axes, found none.")
+        raise ValueError("params: expected kernels of two axes, got none.")
     x = jnp.asarray(inputs)
     for name in names:
         x = x @ layers[name][2] + layers[name].get(1, 0)

@@ -141,7 +141,7 @@ def draw_layers(points: Points) -> Any:
 
 
 def algorithms_of(points: Points) -> list[str]:
-    """The algorithms, in their first order.
+    """The algorithms, in the order in which they first appear.
 
     Example:
       >>> algorithms_of([{'algorithm': 'snr'}, {'algorithm': 'bmr'}, {'algorithm': 'snr'}])

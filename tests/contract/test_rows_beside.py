@@ -92,7 +92,7 @@ def test_intersection_goes_by_key_paths_whatever_holds_them():
     masks = {"layer": {"kernel": jnp.ones(2, jnp.uint8), "bias": None}}
     found = numbers(summarize_intersection(masks, FrozenDict(masks)))
     assert found == {"_total_intersection": 1.0, "layer/kernel": 1.0, "layer/bias": None}
-    with pytest.raises(ValueError, match="'other' is a leaf of one"):
+    with pytest.raises(ValueError, match="the same leaves, got 'other' in one"):
         summarize_intersection(masks, {**masks, "other": None})
 
 
