@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bmrpruner.study.models import mlp
+from bmrpruner.study.models import init_mlp, mlp
 
 
 class Network(NamedTuple):
@@ -21,16 +20,6 @@ class Network(NamedTuple):
     warmup: int  # steps in which IVON's learning rate rises; without, LeNet-5 diverges in the first
 
 
-def init_dense(key: jax.Array, sizes: tuple[int, ...]) -> dict[str, Any]:
-    """He-normal kernels, zero biases."""
-    keys = jax.random.split(key, len(sizes) - 1)
-    initializer = jax.nn.initializers.he_normal()
-    return {
-        f"dense_{i}": {"kernel": initializer(keys[i], shape), "bias": jnp.zeros(shape[1])}
-        for i, shape in enumerate(itertools.pairwise(sizes))
-    }
-
-
 def init_lenet5(key: jax.Array) -> dict[str, Any]:
     """Two convolutions of 6 and 16 channels, 5 × 5; three dense layers."""
     first, second, rest = jax.random.split(key, 3)
@@ -39,7 +28,7 @@ def init_lenet5(key: jax.Array) -> dict[str, Any]:
         "conv_0": {"kernel": initializer(first, (5, 5, 1, 6)), "bias": jnp.zeros(6)},
         "conv_1": {"kernel": initializer(second, (5, 5, 6, 16)), "bias": jnp.zeros(16)},
     }
-    return convolutions | init_dense(rest, (400, 120, 84, 10))
+    return convolutions | init_mlp(rest, (400, 120, 84, 10))
 
 
 def lenet5(params: dict[str, Any], images: jax.Array) -> jax.Array:
@@ -67,6 +56,6 @@ def pooled(x: jax.Array) -> jax.Array:
 
 
 NETWORKS = {
-    "mlp": Network(lambda key: init_dense(key, (784, 300, 100, 10)), mlp, 2500, 0),
+    "mlp": Network(lambda key: init_mlp(key, (784, 300, 100, 10)), mlp, 2500, 0),
     "lenet5": Network(init_lenet5, lenet5, 200, 300),
 }

@@ -1,4 +1,4 @@
-"""How far networks can be pruned, by which score, after training and during it.
+"""Accuracy of networks pruned by several scores, after training and during it.
 
 python benchmarks/quality.py --data mnist/ --out quality/                    # 784-300-100-10
 python benchmarks/quality.py --data mnist/ --out quality/ --network lenet5   # LeNet-5, same table
@@ -30,7 +30,7 @@ from quality_training import COLD, Training, make_optimizer, make_pruner, train
 import bmrpruner
 from bmrpruner import metrics
 from bmrpruner.files.atomic import atomic_write
-from bmrpruner.study.idx import Dataset, read_dataset
+from bmrpruner.study.idx import Dataset, read_dataset, standardise
 
 ONE_SHOT = {
     "AdamW": ("magnitude", "global_magnitude"),
@@ -87,7 +87,7 @@ def main(settings: Settings) -> None:
     runs = settings.out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     todo = [] if settings.report else [t for t in trainings(settings) if missing(runs, t, settings)]
-    data = standardised(read_dataset(settings.data, classes=10), settings.validation)
+    data = standardise(held_out(read_dataset(settings.data, classes=10), settings.validation))
     size = len(data.train_images), settings.epochs
     with rich.progress.Progress(transient=True) as progress:
         overall = progress.add_task("Training runs", total=len(todo))
@@ -136,19 +136,16 @@ def missing(runs: Path, training: Training, settings: Settings) -> bool:
     return False
 
 
-def standardised(data: Dataset, validation: int) -> Dataset:
-    """Mean 0 and variance 1 over all pixels; the last training images in place of the test's."""
-    if validation:
-        data = Dataset(
-            data.name,
-            data.train_images[:-validation],
-            data.train_labels[:-validation],
-            data.train_images[-validation:],
-            data.train_labels[-validation:],
-        )
-    mean, std = data.train_images.mean(), data.train_images.std()
-    return data._replace(
-        train_images=(data.train_images - mean) / std, test_images=(data.test_images - mean) / std
+def held_out(data: Dataset, validation: int) -> Dataset:
+    """The last `validation` training images in place of the test set; 0 leaves the data alone."""
+    if not validation:
+        return data
+    return Dataset(
+        data.name,
+        data.train_images[:-validation],
+        data.train_labels[:-validation],
+        data.train_images[-validation:],
+        data.train_labels[-validation:],
     )
 
 

@@ -1,10 +1,10 @@
-"""What the quality benchmark leaves behind: results.json, table.md and pictures."""
+"""The report of the quality benchmark: results.json, table.md and pictures."""
 
 from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +39,10 @@ def write_report(out: Path, results: list[dict[str, Any]]) -> None:
     networks = dict.fromkeys(row["network"] for row in rows)
     text = "\n\n".join(tables(network, of(rows, network=network)) for network in networks)
     rich.console.Console(width=140).print(rich.markdown.Markdown(text))
-    write(out / "table.md", lambda path: path.write_text(text + "\n"))
-    write(out / "results.json", lambda path: path.write_text(json.dumps(results, indent=1)))
+    with atomic_write(out / "table.md", force=True) as path:
+        path.write_text(text + "\n")
+    with atomic_write(out / "results.json", force=True) as path:
+        path.write_text(json.dumps(results, indent=1))
     for network in networks:
         save_figure(out / f"{network}.png", draw_curves(network, of(rows, network=network)))
         records = [
@@ -53,19 +55,13 @@ def write_report(out: Path, results: list[dict[str, Any]]) -> None:
     print(f"Written to {out}/")
 
 
-def write(path: Path, save: Callable[[Path], Any]) -> None:
-    """Replace a file as a whole."""
-    with atomic_write(path, force=True) as temporary:
-        save(temporary)
-
-
 def of(rows: Iterable[Row], **wanted: Any) -> list[Row]:
     """The rows that have all these values."""
     return [row for row in rows if all(row[name] == value for name, value in wanted.items())]
 
 
 def tables(network: str, rows: list[Row]) -> str:
-    """Accuracy of every method, then what else there is to say of the Bayesian ones."""
+    """Accuracy of every method, then NLL and ECE of the Bayesian ones."""
     seeds = len({row["seed"] for row in rows})
     methods = {key: name for key, name in METHODS.items() if key[1] != "adaptive_bmr"}
     lines = [f"**{network}**: test accuracy in %, mean ± standard deviation of {seeds} seeds", ""]

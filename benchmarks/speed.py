@@ -25,6 +25,7 @@ from rich.table import Table
 
 import bmrpruner
 from bmrpruner import selection
+from bmrpruner.files import atomic_write
 
 
 @dataclasses.dataclass
@@ -60,9 +61,8 @@ def main(settings: Settings) -> None:
         results["compile"] = compile_times(settings)
         console.print(table(f"{model}: compilation", [results["compile"]]))
     if settings.out:
-        partial = settings.out.with_name(settings.out.name + ".partial")
-        partial.write_text(json.dumps(results, indent=1))
-        os.replace(partial, settings.out)
+        with atomic_write(settings.out, force=True) as path:
+            path.write_text(json.dumps(results, indent=1))
 
 
 def device_name() -> str:

@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from bmrpruner._sharding import gathered, sharded_like
-from bmrpruner._tree import PyTree, is_none, map_leaves
+from bmrpruner._tree import PyTree, is_array, is_none, is_numeric, map_leaves
 
 MASK_DTYPE = "uint8"
 
@@ -36,6 +37,30 @@ def as_plain(mask: Any, like: Any) -> Any:
     if mask is None or jnp.shape(mask) == jnp.shape(like):
         return mask
     return sharded_like(unpack(mask, jnp.shape(like)), like)
+
+
+def checked_plain(field: str, mask: Any, like: Any, owner: str) -> Any:
+    """`as_plain`, after a check that `mask` fits the array `like`; None for None.
+
+    Raises:
+      TypeError: If `mask` is neither None nor an array of numbers, or `like` is no array.
+      ValueError: If `mask` has neither the shape of `like` nor that of its packed bits; the message
+        names the mask `field` and the array `owner`.
+    """
+    if mask is None:
+        return None
+    if not is_numeric(mask) or not is_array(like):
+        raise TypeError(
+            f"{field}: expected None, or an array for an array, got {type(mask).__name__} "
+            f"for {type(like).__name__}."
+        )
+    packed = (-(-like.size // 8),)
+    if mask.shape != like.shape and (mask.shape, mask.dtype) != (packed, np.uint8):
+        raise ValueError(
+            f"{field}: expected the shape of {owner}, {like.shape}, or {packed} packed to uint8, "
+            f"got {mask.dtype} of shape {mask.shape}."
+        )
+    return as_plain(mask, like)
 
 
 def pack_tree(masks: PyTree) -> PyTree:

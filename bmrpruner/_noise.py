@@ -1,4 +1,4 @@
-"""Cheap Gaussian and Rademacher noise for the samplers: counter-based, pure, elementwise.
+"""Gaussian and Rademacher noise for the samplers: counter-based, pure, elementwise.
 
 A variational optimizer draws one Gaussian per weight and step, and with `jax.random.normal`
 (threefry, then `erf_inv`) that draw costs more than the network does. Here `jax.random` only hashes
@@ -70,7 +70,7 @@ def _bits(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
 def _gaussian(words: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     bits = _bits(words, shape)
     # q = tail/2³¹ in (0, 1] is the two-sided tail probability, exact where it is small. Signed,
-    # because few CPUs convert unsigned integers; odd, because log 0 must not happen.
+    # because few CPUs convert unsigned integers; odd, so that it is never 0.
     tail = ((bits & ~_SIGN) | np.uint32(1)).astype(jnp.int32).astype(jnp.float32)
     # A float's bits, read as an integer, are its log₂ but for the curvature between powers of two.
     log2 = lax.bitcast_convert_type(tail, jnp.int32) - _TWO_31
@@ -112,13 +112,13 @@ def normal(key: jax.Array, shape: Sequence[int] = (), dtype: Any = jnp.float32) 
     Returns:
       Array of `shape` and `dtype`.
 
-    Examples:
+    Example:
       >>> eps = normal(jax.random.key(0), (200, 300))
       >>> eps.shape, f"{eps.std():.1f}"
       ((200, 300), '1.0')
     """
     if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"normal noise needs a floating dtype, got {jnp.dtype(dtype)}")
+        raise TypeError(f"dtype: expected a floating dtype, got {jnp.dtype(dtype)}.")
     words = jax.random.bits(key, (2,), jnp.uint32)
     return _gaussian(words, tuple(shape)).astype(dtype)
 
@@ -134,7 +134,7 @@ def normal_like(key: jax.Array, tree: Any) -> Any:
       The tree with every floating-point array replaced by noise of its shape, in its dtype or
       float32, whichever is wider. Other leaves (None, functions, integers, keys) are handed back.
 
-    Examples:
+    Example:
       >>> eps = normal_like(jax.random.key(0), {"b": jnp.zeros(3, jnp.bfloat16), "skip": None})
       >>> eps["b"].dtype, eps["skip"]
       (dtype('float32'), None)
@@ -145,7 +145,7 @@ def normal_like(key: jax.Array, tree: Any) -> Any:
 def rademacher_like(key: jax.Array, tree: Any) -> Any:
     """Random signs, ±1 with equal probability, in the shape of a tree; else as `normal_like`.
 
-    Examples:
+    Example:
       >>> signs = rademacher_like(jax.random.key(0), jnp.zeros((100, 100)))
       >>> sorted(set(signs.ravel().tolist()))
       [-1.0, 1.0]

@@ -61,7 +61,7 @@ def asked_sparsity(updater: Any) -> Any:
     return bound_keywords(updater.sparsity_distribution_fn).get("sparsity", 0.0)
 
 
-def pattern_sparsity(pattern: NByM) -> float:
+def pattern_sparsity(pattern: Any) -> float:
     """The share of weights that an N:M pattern prunes."""
     return 1 - pattern.n / pattern.m
 

@@ -28,6 +28,11 @@ def is_prunable(x: Any) -> bool:
     return is_array(x) and jnp.issubdtype(x.dtype, jnp.inexact)
 
 
+def is_numeric(x: Any) -> bool:
+    """Whether `x` is an array of numbers or booleans, not of random keys or strings."""
+    return is_array(x) and (jnp.issubdtype(x.dtype, np.number) or x.dtype == bool)
+
+
 def map_leaves(fn: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
     """`jax.tree.map` that also visits None leaves of `tree`; `rest` may hold None anywhere."""
     return jax.tree.map(fn, tree, *rest, is_leaf=is_none)
@@ -66,6 +71,22 @@ def leaf_keys(tree: PyTree) -> list[Key]:
 def arrays(tree: PyTree) -> list[Any]:
     """The array leaves of `tree`, in leaf order."""
     return [leaf for leaf in jax.tree.leaves(tree) if is_array(leaf)]
+
+
+def align(field: str, tree: PyTree, structure: Any, owner: str) -> list[Any]:
+    """The subtrees of `tree`, one for each leaf of `structure`.
+
+    Raises:
+      ValueError: If `tree` has another structure; the message names it `field`, and what it should
+        be like `owner`.
+    """
+    try:
+        return structure.flatten_up_to(tree)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{field}: expected the tree structure of {owner}, {structure}, "
+            f"got {jax.tree.structure(tree, is_leaf=is_none)}."
+        ) from error
 
 
 def join(key: Key) -> str:

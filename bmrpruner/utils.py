@@ -6,8 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from bmrpruner._tree import PyTree, is_array, join, keyed_leaves
+from bmrpruner._tree import PyTree, is_none, join, keyed_leaves
+from bmrpruner.metrics.compression import nonzeros
 
 
 def summarize_sparsity(
@@ -29,27 +31,29 @@ def summarize_sparsity(
       >>> {name: float(value) for name, value in report.items()}
       {'_total_sparsity': 0.25, '_nparams_nnz': 3.0, '_nparams': 4.0, 'a': 0.5, 'b': 0.0}
     """
-    leaves = [(k, leaf) for k, leaf in keyed_leaves(param_tree) if leaf is None or is_array(leaf)]
-    nonzero = {key: jnp.count_nonzero(leaf) for key, leaf in leaves if leaf is not None}
-    nnz = _total(nonzero.values())
-    size = float(sum(leaf.size for _, leaf in leaves if leaf is not None))
+    kept = nonzeros(param_tree)
+    counts = jax.tree.leaves(kept.per_leaf, is_leaf=is_none)
+    leaves = list(zip(keyed_leaves(param_tree), counts, strict=True))
+    size = sum(leaf.size for (_, leaf), count in leaves if count is not None)
     report: dict[str, jax.Array | None] = {
-        "_total_sparsity": _ratio(size - nnz, size),
-        "_nparams_nnz": nnz,
+        "_total_sparsity": _share_of_zeros(kept.total, size),
+        "_nparams_nnz": kept.total.astype(jnp.float32),
         "_nparams": jnp.asarray(size, jnp.float32),
     }
     if only_total_sparsity:
         return report
-    for key, leaf in leaves:
-        zeros = None if leaf is None else _ratio(leaf.size - nonzero[key], leaf.size)
-        report[join(key)] = zeros
+    for (key, leaf), count in leaves:
+        if count is not None:
+            report[join(key)] = _share_of_zeros(count, leaf.size)
+        elif leaf is None:
+            report[join(key)] = None
     return report
 
 
 def summarize_intersection(
     mask_tree1: PyTree, mask_tree2: PyTree, only_total_intersection: bool = False
 ) -> dict[str, jax.Array | None]:
-    """What share of the first masks' ones the second have too.
+    """The share of the first masks' ones that the second masks have too.
 
     Args:
       mask_tree1: Masks, plain or packed; None where exempt.
@@ -73,7 +77,9 @@ def summarize_intersection(
     first, second = dict(keyed_leaves(mask_tree1)), dict(keyed_leaves(mask_tree2))
     if first.keys() != second.keys():
         alone = join(min(first.keys() ^ second.keys()))
-        raise ValueError(f"masks: {alone!r} is a leaf of one of the two trees only.")
+        raise ValueError(
+            f"mask_tree1, mask_tree2: expected the same leaves, got {alone!r} in one of them only."
+        )
     pairs = {join(key): (mask, second[key]) for key, mask in first.items()}
     counts = {
         name: None if a is None and b is None else (_common(a, b), _ones(a))
@@ -89,6 +95,10 @@ def summarize_intersection(
 
 def _total(counts: Any) -> jax.Array:
     return sum((jnp.asarray(n, jnp.float32) for n in counts), start=jnp.zeros([], jnp.float32))
+
+
+def _share_of_zeros(nonzero: jax.Array, size: int) -> jax.Array:
+    return _ratio(np.asarray(size, nonzero.dtype) - nonzero, size)
 
 
 def _ratio(part: Any, whole: Any) -> jax.Array:

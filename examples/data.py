@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
 import numpy as np
 
-from bmrpruner.study.idx import Dataset, read_dataset
+from bmrpruner.study.idx import Dataset, read_dataset, standardise
 
 
 def load(directory: Path | None) -> Dataset:
     """The IDX files of a directory, or the digits that scikit-learn brings along, standardised."""
-    raw = digits() if directory is None else idx_directory(directory)
-    mean, std = raw.train_images.mean(), raw.train_images.std()
-    return raw._replace(
-        train_images=(raw.train_images - mean) / std, test_images=(raw.test_images - mean) / std
-    )
+    return standardise(digits() if directory is None else idx_directory(directory))
 
 
 def digits() -> Dataset:
@@ -31,3 +28,11 @@ def digits() -> Dataset:
 def idx_directory(directory: Path) -> Dataset:
     """The four files of MNIST's distribution, gzipped or not; pixels in [0, 1]."""
     return read_dataset(directory, classes=10)
+
+
+def random_batches(key: jax.Array, examples: int, batch_size: int) -> tuple[jax.Array, jax.Array]:
+    """The rows of each batch of one pass, in random order, and a key for each batch."""
+    order_key, noise_key = jax.random.split(key)
+    steps = examples // batch_size
+    order = jax.random.permutation(order_key, examples)[: steps * batch_size]
+    return order.reshape(steps, batch_size), jax.random.split(noise_key, steps)

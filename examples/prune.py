@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,17 +19,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-import tyro
-from data import Dataset, load
+from command_line import check_positive, check_sparsities, run
+from data import Dataset, load, random_batches
+from evaluation import predict, scores
 from report import Run, progress_bar, write_report
 
 import bmrpruner
 from bmrpruner import metrics
+from bmrpruner.study.models import init_mlp, mlp
 
 
 @dataclasses.dataclass
 class Settings:
-    """Prune a network by Bayesian model reduction, and by what else there is."""
+    """Compare pruning by Bayesian model reduction with other scores."""
 
     data: Path | None = None
     """Directory with MNIST-format IDX files; without it, scikit-learn's digits."""
@@ -44,7 +44,7 @@ class Settings:
     epochs: int | None = None
     """Passes through the training data; by default 20 for IDX files, 80 for the digits."""
     quick: bool = False
-    """A short form, to see that everything works: one seed, one sparsity, few epochs."""
+    """A short form for a first check: one seed, one sparsity, few epochs."""
 
 
 class Job(NamedTuple):
@@ -72,7 +72,7 @@ class Plan(NamedTuple):
 
 
 class Network(NamedTuple):
-    """What training or pruning leaves behind."""
+    """The result of training or pruning."""
 
     params: Any
     posterior: bmrpruner.DiagonalGaussian | None  # IVON's; AdamW has none
@@ -162,7 +162,7 @@ def make_optimizer(job: Job, plan: Plan) -> optax.GradientTransformation:
 def train(tx: Any, job: Job, plan: Plan, data: Dataset, seed: int, progress: Any) -> Network:
     """Train from scratch; with a pruning schedule in `tx`, the network gets sparse on the way."""
     key = jax.random.key(seed)
-    params = init_params(key, plan.layers)
+    params = init_mlp(key, plan.layers)
     opt_state = tx.init(params)
     images, labels = jnp.asarray(data.train_images), jnp.asarray(data.train_labels)
     share = "" if job.sparsity is None else f" {job.sparsity:.1%}"
@@ -211,10 +211,7 @@ def train_epoch(
         updates, opt_state = tx.update(grads, opt_state, params)
         return (optax.apply_updates(params, updates), opt_state), None
 
-    order_key, noise_key = jax.random.split(key)
-    steps = plan.examples // plan.batch_size
-    order = jax.random.permutation(order_key, plan.examples)[: steps * plan.batch_size]
-    batches = order.reshape(steps, plan.batch_size), jax.random.split(noise_key, steps)
+    batches = random_batches(key, plan.examples, plan.batch_size)
     return jax.lax.scan(step, (params, opt_state), batches)[0]
 
 
@@ -228,34 +225,10 @@ def prune_once(job: Job, network: Network) -> Network:
     return Network(params, posterior, time.perf_counter() - start)
 
 
-def init_params(key: jax.Array, layers: tuple[int, ...]) -> dict[str, Any]:
-    """A multilayer perceptron: He-normal kernels, zero biases."""
-    keys = jax.random.split(key, len(layers) - 1)
-    initializer = jax.nn.initializers.he_normal()
-    return {
-        f"layer_{i}": {"kernel": initializer(keys[i], shape), "bias": jnp.zeros(shape[1])}
-        for i, shape in enumerate(itertools.pairwise(layers))
-    }
-
-
-def forward(params: dict[str, Any], x: jax.Array) -> jax.Array:
-    """Logits."""
-    *hidden, last = params.values()
-    for layer in hidden:
-        x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
-    return x @ last["kernel"] + last["bias"]
-
-
 def loss_fn(params: Any, images: jax.Array, labels: jax.Array, key: Any = None) -> jax.Array:
     """Cross-entropy, averaged over the batch; IVON's gradients hand in a key as well."""
-    logits = forward(params, images)
+    logits = mlp(params, images)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-
-
-@jax.jit
-def predict(params: Any, images: jax.Array) -> jax.Array:
-    """Class probabilities."""
-    return jax.nn.softmax(forward(params, images))
 
 
 def evaluate(network: Network, data: Dataset) -> dict[str, Any]:
@@ -266,25 +239,21 @@ def evaluate(network: Network, data: Dataset) -> dict[str, Any]:
         "counted_sparsity": float(metrics.sparsity(kernels)),
         "layer_sparsity": {name: float(metrics.sparsity(k)) for name, k in kernels.items()},
     }
-    results |= scores(predict(network.params, data.test_images), data.test_labels)
+    results |= measure(predict(network.params, data.test_images), data.test_labels)
     if network.posterior is not None:
         probs = bmrpruner.predict(
             predict, network.posterior, data.test_images, jax.random.key(0), samples=32
         )
-        averaged = scores(probs, data.test_labels)
+        averaged = measure(probs, data.test_labels)
         results |= {f"averaged_{name}": value for name, value in averaged.items()}
     return results
 
 
-def scores(probs: jax.Array, labels: Any) -> dict[str, Any]:
-    """Accuracy, NLL in nats, ECE, and the reliability diagram behind it."""
+def measure(probs: jax.Array, labels: Any) -> dict[str, Any]:
+    """Accuracy, NLL in nats, ECE, and the bins of a reliability diagram."""
     diagram = metrics.reliability_diagram(probs, labels, bins=10)
-    return {
-        "accuracy": float(metrics.accuracy(probs, labels)),
-        "nll": float(metrics.nll(probs, labels)),
-        "ece": float(metrics.ece(probs, labels)),
-        "reliability": {name: array.tolist() for name, array in diagram._asdict().items()},
-    }
+    bins = {name: array.tolist() for name, array in diagram._asdict().items()}
+    return {**scores(probs, labels), "reliability": bins}
 
 
 def check_pruned(job: Job, network: Network, dense: Network, data: Dataset) -> None:
@@ -310,13 +279,9 @@ def make_plan(settings: Settings, data: Dataset) -> Plan:
 
 def checked(settings: Settings) -> Settings:
     """The settings, or a ValueError that names the one that is impossible."""
-    for sparsity in settings.sparsities:
-        if not 0 <= sparsity < 1:
-            raise ValueError(f"--sparsities: expected numbers in [0, 1), got {sparsity}.")
-    for name in ("seeds", "epochs"):
-        value = getattr(settings, name)
-        if value is not None and value < 1:
-            raise ValueError(f"--{name}: expected a positive number, got {value}.")
+    check_sparsities(settings.sparsities)
+    check_positive("seeds", settings.seeds)
+    check_positive("epochs", settings.epochs)
     if settings.quick:
         return dataclasses.replace(
             settings, seeds=1, sparsities=settings.sparsities[-1:], epochs=settings.epochs or 4
@@ -325,8 +290,4 @@ def checked(settings: Settings) -> Settings:
 
 
 if __name__ == "__main__":
-    try:
-        main(checked(tyro.cli(Settings)))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run(main, checked, Settings)

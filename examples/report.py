@@ -1,10 +1,9 @@
-"""What a run leaves behind: a table, results.json and pictures."""
+"""The report of a run: a table, results.json and pictures."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import statistics
 from collections.abc import Iterable
 from itertools import groupby
@@ -18,7 +17,9 @@ import rich.console
 import rich.progress
 from rich.table import Table
 
-from bmrpruner.study import draw_rounds
+from bmrpruner.files import atomic_write
+from bmrpruner.study import draw_rounds, save_figure
+from bmrpruner.study.charts import draw_kept, draw_reliability_panels
 
 mpl.use("Agg")
 
@@ -69,7 +70,8 @@ def write_report(out: Path, dataset: str, runs: list[Run]) -> None:
     console.print(make_table(dataset, runs))
     out.mkdir(parents=True, exist_ok=True)
     results = {"dataset": dataset, "runs": [dataclasses.asdict(run) for run in runs]}
-    replace(out / "results.json", lambda path: path.write_text(json.dumps(results, indent=1)))
+    with atomic_write(out / "results.json", force=True) as path:
+        path.write_text(json.dumps(results, indent=1))
     pictures = {
         "sparsity.png": draw_sparsity,
         "reliability.png": draw_reliability,
@@ -77,17 +79,8 @@ def write_report(out: Path, dataset: str, runs: list[Run]) -> None:
         "rounds.png": lambda _, runs: draw_rounds([run.rounds for run in runs if run.rounds]),
     }
     for name, draw in pictures.items():
-        figure = draw(dataset, runs)
-        replace(out / name, lambda path, figure=figure: figure.savefig(path, dpi=150, format="png"))
-        plt.close(figure)
+        save_figure(out / name, draw(dataset, runs))
     print(f"Wrote results.json, {', '.join(pictures)} to {out}/, replacing those of earlier runs.")
-
-
-def replace(path: Path, write: Any) -> None:
-    """Write to a temporary name first: nobody ever sees half a file."""
-    temporary = path.with_name(path.name + ".partial")
-    write(temporary)
-    os.replace(temporary, path)
 
 
 def make_table(dataset: str, runs: list[Run]) -> Table:
@@ -176,28 +169,18 @@ def draw_reliability(dataset: str, runs: list[Run]) -> Any:
     """Reliability of the posterior-averaged network, dense and pruned hardest."""
     sparsest = max(run.sparsity or 0 for run in runs)
     ivon = [run for run in runs if run.optimizer == "IVON"]
-    panels = {
+    groups = {
         "dense": [run for run in ivon if run.mode == "dense"],
         f"BMR, one-shot, {sparsest:.1%} pruned": select(ivon, "one-shot", sparsest),
         f"BMR, gradual, {sparsest:.1%} pruned": select(ivon, "gradual", sparsest),
     }
-    figure, axes = plt.subplots(1, 3, figsize=(12, 4), sharey=True, layout="constrained")
-    for ax, (title, group) in zip(axes, panels.items(), strict=True):
-        ax.plot([0, 1], [0, 1], color="gray", linewidth=1)
-        for run in group:
-            bins = run.averaged_reliability
-            filled = [i for i, count in enumerate(bins["counts"]) if count]
-            ax.plot(
-                [bins["confidence"][i] for i in filled],
-                [bins["accuracy"][i] for i in filled],
-                marker="o",
-                label=f"seed {run.seed}",
-            )
-        ax.set(title=title, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
-        ax.grid(alpha=0.3)
-    axes[0].set_ylabel("accuracy")
-    axes[0].legend(fontsize="small")
-    figure.suptitle(f"{dataset}: is it right as often as it says? (averaged over the posterior)")
+    figure = draw_reliability_panels(
+        {
+            title: [(f"seed {run.seed}", run.averaged_reliability) for run in group]
+            for title, group in groups.items()
+        }
+    )
+    figure.suptitle(f"{dataset}: reliability of predictions averaged over the posterior")
     return figure
 
 
@@ -210,19 +193,16 @@ def draw_layers(dataset: str, runs: list[Run]) -> Any:
     """Which layers the scores prune, at the highest sparsity."""
     sparsest = max(run.sparsity or 0 for run in runs)
     pruned = [run for run in runs if run.mode == "gradual" and run.sparsity == sparsest]
-    figure, ax = plt.subplots(figsize=(9, 4.5), layout="constrained")
-    groups = by_row(pruned)
-    width = 0.8 / len(groups)
-    for i, (_, group) in enumerate(groups):
-        layers = list(group[0].layer_sparsity)
-        kept = [
-            100 - 100 * statistics.mean(r.layer_sparsity[name] for r in group) for name in layers
-        ]
-        positions = [j + (i - len(groups) / 2 + 0.5) * width for j in range(len(layers))]
-        ax.bar(positions, kept, width, label=group[0].method)
-    ax.set_xticks(range(len(layers)), layers)
+    figure = draw_kept(
+        {
+            group[0].method: {
+                name: statistics.mean(run.layer_sparsity[name] for run in group)
+                for name in group[0].layer_sparsity
+            }
+            for _, group in by_row(pruned)
+        }
+    )
+    (ax,) = figure.axes
     ax.set_yscale("log")
-    ax.set_ylabel("weights kept (%)")
     ax.set_title(f"{dataset}, gradual, {sparsest:.1%} pruned over the whole network")
-    ax.legend(fontsize="small")
     return figure

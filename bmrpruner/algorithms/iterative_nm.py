@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from bmrpruner._checks import concrete
 from bmrpruner._masks import MASK_DTYPE
+from bmrpruner._settings import pattern_sparsity
 from bmrpruner._tree import PyTree
 from bmrpruner.algorithms.pruners import MagnitudePruning
 from bmrpruner.mask_calculator import largest_of_each_group
@@ -53,9 +54,9 @@ class IterativeNMPruning(MagnitudePruning):
 
     def get_target_sparsities(self, params: PyTree) -> PyTree:
         """1 - N/M for each leaf that is to be pruned; 0 and None stay."""
-        n, m, _ = self.sparsity_type  # type: ignore[misc]
+        share = pattern_sparsity(self.sparsity_type)
         targets = super().get_target_sparsities(params)
-        return jax.tree.map(lambda target: (1 - n / m) * (target != 0), targets)
+        return jax.tree.map(lambda target: share * (target != 0), targets)
 
 
 def _topk_of_each_group(scores: Any, sparsity: Any, sparsity_type: NByM) -> jax.Array:

@@ -273,7 +273,8 @@ def _fill_groups(ranked: jax.Array, new: jax.Array, size: Any, sparsity_type: NB
     """The first N of each group; `new` for a leaf that is exempt from the pattern, being dense."""
     if not fits(sparsity_type, ranked.shape):
         return new
-    return topk_n_by_m_mask_calculator(ranked, size < ranked.size, sparsity_type)
+    is_sparse = (size < ranked.size).astype(jnp.int32)
+    return topk_n_by_m_mask_calculator(ranked, is_sparse, sparsity_type)
 
 
 def _check_kept(kept: list[Any], old: list[Any], new: list[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Bayesian model reduction: how much evidence there is that a weight may go."""
+"""Bayesian model reduction: the change of log evidence when weights are removed."""
 
 from bmrpruner.evidence.diagonal import delta_f, delta_f_spike, kl_divergence, reduced_posterior
 from bmrpruner.evidence.groups import group_delta_f

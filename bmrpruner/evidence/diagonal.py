@@ -1,4 +1,4 @@
-"""Bayesian model reduction: how much evidence there is that a weight may go.
+"""Bayesian model reduction: the change of log evidence when single weights are removed.
 
 A weight has the posterior N(μ, 1/π) and the prior N(0, 1/π₀). Replacing the prior by the reduced
 prior N(0, 1/π̃₀) changes the log evidence by ΔF nats, without another fit: the reduced posterior
@@ -9,8 +9,7 @@ arrays that broadcast against each other:
     ΔF = ½[ln π − ln π₀ − πμ²]                      its limit π̃₀ → ∞, a spike at zero
 
 **ΔF > 0 means that the data prefer the weight gone.** A weight that the data never touched (π = π₀,
-μ = 0) has ΔF = 0 exactly: neither kept nor dropped for a reason. Rules that compare ΔF with a
-threshold decide that tie towards pruning.
+μ = 0) has ΔF = 0 exactly; a rule that prunes at ΔF ≥ 0 prunes it.
 
 The edges are defined, so that a rule such as `delta_f >= 0` never prunes by accident:
 
@@ -22,7 +21,7 @@ input                                           ΔF                    why
 π = ∞, reduced prior finite                     ln p̃(μ) − ln p(μ)     the limit of the formula
 π = 0 (improper posterior) or π̃₀ = 0            −∞                    the limit of the formula
 π̃ ≤ 0 (reduced posterior has no normaliser)     −∞                    not a reduction: keep
-π < 0, π̃₀ < 0, π₀ ≤ 0, π₀ = ∞, or any NaN       NaN                   not a model
+π < 0, π̃₀ < 0, π₀ ≤ 0, π₀ = ∞, or any NaN       NaN                   no valid model
 ==============================================  ====================  ==========================
 
 Computed in float32 at least (bfloat16 and float16 inputs included), with differences of precisions
@@ -30,9 +29,9 @@ taken before logarithms, so that no digits cancel where π ≈ π₀ or π̃₀ 
 one pass over memory, also when called outside of a jitted step.
 
 References:
-    Friston, Parr, Zeidman, *Bayesian model reduction*, 2018, arXiv 1805.07092.
-    Marković, Friston, Kiebel, *Bayesian sparsification for deep neural networks with Bayesian model
-    reduction*, 2023, arXiv 2309.12095.
+  Friston, Parr, Zeidman, *Bayesian model reduction*, 2018, arXiv 1805.07092.
+  Marković, Friston, Kiebel, *Bayesian sparsification for deep neural networks with Bayesian model
+  reduction*, 2023, arXiv 2309.12095.
 """
 
 from __future__ import annotations
@@ -56,21 +55,21 @@ def delta_f(
     Exact for one weight at a time when posterior and priors are Gaussian.
 
     Args:
-        mean: Posterior mean μ, any shape.
-        precision: Posterior precision π ≥ 0; ∞ is a weight of zero variance.
-        prior_precision: Prior precision π₀, positive and finite.
-        reduced_prior_precision: Reduced prior precision π̃₀ ≥ 0; ∞ is the spike at zero, for which
-            the result equals `delta_f_spike`.
+      mean: Posterior mean μ, any shape.
+      precision: Posterior precision π ≥ 0; ∞ is a weight of zero variance.
+      prior_precision: Prior precision π₀, positive and finite.
+      reduced_prior_precision: Reduced prior precision π̃₀ ≥ 0; ∞ is the spike at zero, for which
+        the result equals `delta_f_spike`.
 
     Returns:
-        ΔF in nats, in the broadcast shape, float32 or wider. Positive: the data prefer the reduced
-        model. The module's docstring lists the values at the edges.
+      ΔF in nats, in the broadcast shape, float32 or wider. Positive: the data prefer the reduced
+      model. The module's docstring lists the values at the edges.
 
-    Examples:
-        >>> round(float(delta_f(0.1, 25.0, 1.0, 100.0)), 4)
-        1.4021
-        >>> delta_f(0.0, 1.0, 1.0, 1e6).item()  # the data never touched it
-        0.0
+    Example:
+      >>> round(float(delta_f(0.1, 25.0, 1.0, 100.0)), 4)
+      1.4021
+      >>> delta_f(0.0, 1.0, 1.0, 1e6).item()  # the data never touched it
+      0.0
     """
     mean, precision, prior, reduced_prior = as_floats(
         mean, precision, prior_precision, reduced_prior_precision
@@ -114,18 +113,18 @@ def delta_f_spike(mean: ArrayLike, precision: ArrayLike, prior_precision: ArrayL
     2023, arXiv 2309.12095).
 
     Args:
-        mean: Posterior mean μ, any shape.
-        precision: Posterior precision π ≥ 0; ∞ is a weight of zero variance.
-        prior_precision: Prior precision π₀, positive and finite.
+      mean: Posterior mean μ, any shape.
+      precision: Posterior precision π ≥ 0; ∞ is a weight of zero variance.
+      prior_precision: Prior precision π₀, positive and finite.
 
     Returns:
-        ΔF in nats, in the broadcast shape, float32 or wider. Positive: the data prefer the weight
-        gone. An already pruned weight (μ = 0, π = ∞) has +∞ and stays pruned.
+      ΔF in nats, in the broadcast shape, float32 or wider. Positive: the data prefer the weight
+      gone. An already pruned weight (μ = 0, π = ∞) has +∞ and stays pruned.
 
-    Examples:
-        >>> mean, precision = jnp.array([0.0, 0.1, 1.0]), jnp.array([25.0, 25.0, 25.0])
-        >>> [round(float(x), 4) for x in delta_f_spike(mean, precision, 1.0)]
-        [1.6094, 1.4844, -10.8906]
+    Example:
+      >>> mean, precision = jnp.array([0.0, 0.1, 1.0]), jnp.array([25.0, 25.0, 25.0])
+      >>> [round(float(x), 4) for x in delta_f_spike(mean, precision, 1.0)]
+      [1.6094, 1.4844, -10.8906]
     """
     mean, precision, prior = as_floats(mean, precision, prior_precision)
     certain = jnp.isinf(precision)
@@ -147,22 +146,22 @@ def reduced_posterior(
     π̃ = π + π̃₀ − π₀ (Friston et al. 2018, arXiv 1805.07092; Marković et al. 2023, arXiv 2309.12095).
 
     Args:
-        mean: Posterior mean μ, any shape.
-        precision: Posterior precision π ≥ 0; ∞ is a weight of zero variance.
-        prior_precision: Prior precision π₀, positive and finite.
-        reduced_prior_precision: Reduced prior precision π̃₀ ≥ 0; ∞ is the spike at zero.
+      mean: Posterior mean μ, any shape.
+      precision: Posterior precision π ≥ 0; ∞ is a weight of zero variance.
+      prior_precision: Prior precision π₀, positive and finite.
+      reduced_prior_precision: Reduced prior precision π̃₀ ≥ 0; ∞ is the spike at zero.
 
     Returns:
-        Mean and precision in the broadcast shape, float32 or wider. The spike gives mean 0 and
-        precision ∞. Where π̃ ≤ 0 there is no reduced posterior, and both are NaN.
+      Mean and precision in the broadcast shape, float32 or wider. The spike gives mean 0 and
+      precision ∞. Where π̃ ≤ 0 there is no reduced posterior, and both are NaN.
 
-    Examples:
-        >>> mean, precision = reduced_posterior(0.5, 25.0, 1.0, 76.0)
-        >>> mean.item(), precision.item()
-        (0.125, 100.0)
-        >>> mean, precision = reduced_posterior(0.5, 25.0, 1.0, jnp.inf)
-        >>> mean.item(), precision.item()
-        (0.0, inf)
+    Example:
+      >>> mean, precision = reduced_posterior(0.5, 25.0, 1.0, 76.0)
+      >>> mean.item(), precision.item()
+      (0.125, 100.0)
+      >>> mean, precision = reduced_posterior(0.5, 25.0, 1.0, jnp.inf)
+      >>> mean.item(), precision.item()
+      (0.0, inf)
     """
     mean, precision, prior, reduced_prior = as_floats(
         mean, precision, prior_precision, reduced_prior_precision
@@ -185,17 +184,17 @@ def kl_divergence(mean: ArrayLike, precision: ArrayLike, prior_precision: ArrayL
     KL = ½[ln(π/π₀) + π₀/π − 1 + π₀μ²], between N(μ, 1/π) and N(0, 1/π₀).
 
     Args:
-        mean: Posterior mean μ, any shape.
-        precision: Posterior precision π ≥ 0.
-        prior_precision: Prior precision π₀, positive and finite.
+      mean: Posterior mean μ, any shape.
+      precision: Posterior precision π ≥ 0.
+      prior_precision: Prior precision π₀, positive and finite.
 
     Returns:
-        KL in nats, in the broadcast shape, float32 or wider. A weight of zero variance (π = ∞:
-        pruned, or held fixed) is no longer a random variable and counts 0; π = 0 gives ∞.
+      KL in nats, in the broadcast shape, float32 or wider. A weight of zero variance (π = ∞:
+      pruned, or held fixed) is no longer a random variable and counts 0; π = 0 gives ∞.
 
-    Examples:
-        >>> [round(float(x), 4) for x in kl_divergence(jnp.array([0.0, 0.1]), 25.0, 1.0)]
-        [1.1294, 1.1344]
+    Example:
+      >>> [round(float(x), 4) for x in kl_divergence(jnp.array([0.0, 0.1]), 25.0, 1.0)]
+      [1.1294, 1.1344]
     """
     mean, precision, prior = as_floats(mean, precision, prior_precision)
     certain = jnp.isinf(precision)

@@ -19,16 +19,16 @@ def group_delta_f(delta_f: ArrayLike, axis: int | Sequence[int] | None = None) -
     no other members is +∞ itself and stays pruned.
 
     Args:
-        delta_f: ΔF per weight in nats, any shape.
-        axis: The axes that run over the members of a group; None sums over everything.
+      delta_f: ΔF per weight in nats, any shape.
+      axis: The axes that run over the members of a group; None sums over everything.
 
     Returns:
-        ΔF per group in nats, the shape without `axis`, accumulated in float32 or wider.
+      ΔF per group in nats, the shape without `axis`, accumulated in float32 or wider.
 
-    Examples:
-        >>> import jax.numpy as jnp
-        >>> group_delta_f(jnp.array([[1.0, -3.0], [jnp.inf, 0.5], [jnp.inf, jnp.inf]]), axis=1)
-        Array([-2. ,  0.5,  inf], dtype=float32)
+    Example:
+      >>> import jax.numpy as jnp
+      >>> group_delta_f(jnp.array([[1.0, -3.0], [jnp.inf, 0.5], [jnp.inf, jnp.inf]]), axis=1)
+      Array([-2. ,  0.5,  inf], dtype=float32)
     """
     (values,) = as_floats(delta_f)
     return -reduce_members(-values, tuple(axis) if isinstance(axis, Sequence) else axis)

@@ -23,7 +23,7 @@ def atomic_write(path: Path | str, force: bool = False) -> Iterator[Path]:
       FileExistsError: If `path` exists, unless `force`.
       FileNotFoundError: If the directory does not.
 
-    Examples:
+    Example:
       >>> import tempfile
       >>> target = Path(tempfile.mkdtemp(), 'numbers.txt')
       >>> with atomic_write(target) as temporary:

@@ -1,4 +1,4 @@
-"""How good, how calibrated, how uncertain and how small: pure functions of arrays.
+"""Metrics of quality, calibration, uncertainty and size: pure functions of arrays.
 
 One convention throughout. Class probabilities are `probs` of shape `(n, classes)`, rows summing to
 one; from logits, `probs = jax.nn.softmax(logits)`. Labels are integers of shape `(n,)`. Posterior
@@ -6,7 +6,7 @@ draws come first: `(draws, n, classes)`, whose predictive probabilities are `pro
 leading axes: `jax.vmap`.
 
 Shapes and dtypes are checked when a function is traced; values cannot be. NaN in the input and
-labels outside 0 ... classes-1 make the result NaN rather than a number that looks right. Floats
+labels outside 0 ... classes-1 make the result NaN. Floats
 narrower than 32 bits are computed in float32.
 """
 

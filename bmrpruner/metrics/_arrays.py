@@ -45,7 +45,7 @@ def one_hot(labels: jax.Array, like: jax.Array) -> jax.Array:
 
 def correct(probs: jax.Array, labels: jax.Array) -> jax.Array:
     """1.0 where the likeliest class is the label, else 0.0; NaN for a bad label or NaN probs."""
-    # Argmax takes a NaN for the maximum, so a diverged network would score as the first class does.
+    # Argmax takes a NaN for the maximum: a diverged network would count as choosing that class.
     known = (labels >= 0) & (labels < probs.shape[1]) & ~jnp.isnan(probs.max(1))
     hit = probs.argmax(1).astype(labels.dtype) == labels
     return jnp.where(known, hit.astype(probs.dtype), jnp.nan)

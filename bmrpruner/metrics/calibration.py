@@ -1,4 +1,4 @@
-"""Does a stated probability come true as often as it says? Errors by bins, and the diagram.
+"""Calibration errors by bins of the stated probability, and the reliability diagram.
 
 Two ways to bin. `'width'` cuts [0, 1] into equal intervals. `'mass'` cuts at the quantiles of the
 values, so that every bin holds as many examples as the next one unless ties prevent it: equal
@@ -47,7 +47,7 @@ def ece(probs: ArrayLike, labels: ArrayLike, bins: int = 15, binning: str = "wid
       ValueError: If the shapes are not (n, classes) and (n,), or empty; if `bins` < 1 or
         `binning` is unknown.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[0.75, 0.25], [0.25, 0.75]])
       >>> float(ece(probs, jnp.array([0, 0])))
@@ -65,12 +65,12 @@ def ece(probs: ArrayLike, labels: ArrayLike, bins: int = 15, binning: str = "wid
 def ece_standard_error(
     probs: ArrayLike, labels: ArrayLike, bins: int = 15, binning: str = "width"
 ) -> jax.Array:
-    """How far `ece` would scatter from one test set to the next, to first order.
+    """Standard error of `ece` over test sets, to first order.
 
     Within a bin an example adds acc - conf, or its negative if the bin is overconfident; their mean
-    is the calibration error, and this the standard error of that mean. It does not tell how much of
-    a small calibration error is noise: where a bin's gap is as small as its scatter, `ece` is
-    biased upwards.
+    is the calibration error, and the result is the standard error of that mean. It does not say
+    how much of a small calibration error is noise: where a bin's gap is as small as its scatter,
+    `ece` is biased upwards.
 
     Args:
       probs: Class probabilities, float (n, classes).
@@ -81,7 +81,7 @@ def ece_standard_error(
     Returns:
       A float scalar, at least 0.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[0.75, 0.25], [0.25, 0.75]])
       >>> float(ece_standard_error(probs, jnp.array([0, 0])))  # deviations of 1/2 over √2
@@ -116,7 +116,7 @@ def classwise_ece(
       ValueError: If the shapes are not (n, classes) and (n,), or empty; if `bins` < 1 or
         `binning` is unknown.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[0.75, 0.25], [0.75, 0.25]])
       >>> float(classwise_ece(probs, jnp.array([0, 1])))
@@ -151,9 +151,9 @@ def uce(probs: ArrayLike, labels: ArrayLike, bins: int = 15, binning: str = "wid
       ValueError: If the shapes are not (n, classes) and (n,), or empty; if there is only one
         class, `bins` < 1 or `binning` is unknown.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
-      >>> probs = jnp.array([[1.0, 0.0], [0.0, 1.0]])  # no doubt at all, and wrong half the time
+      >>> probs = jnp.array([[1.0, 0.0], [0.0, 1.0]])  # certain, and wrong half the time
       >>> float(uce(probs, jnp.array([0, 0])))
       0.5
 
@@ -163,9 +163,7 @@ def uce(probs: ArrayLike, labels: ArrayLike, bins: int = 15, binning: str = "wid
     """
     p, y = labelled(probs, labels)
     if p.shape[1] < 2:
-        raise ValueError(
-            f"probs: expected at least 2 classes to be uncertain about, got {p.shape}."
-        )
+        raise ValueError(f"probs: expected at least 2 classes, got {p.shape}.")
     uncertainty = entropy(p) / np.log(p.shape[1]).astype(p.dtype)
     return _binned_gap(uncertainty, 1 - correct(p, y), bins, binning)
 
@@ -192,7 +190,7 @@ def reliability_diagram(
       ValueError: If the shapes are not (n, classes) and (n,), or empty; if `bins` < 1 or
         `binning` is unknown.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[0.75, 0.25], [0.25, 0.75]])
       >>> diagram = reliability_diagram(probs, jnp.array([0, 0]), bins=2)

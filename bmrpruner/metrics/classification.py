@@ -23,7 +23,7 @@ def accuracy(probs: ArrayLike, labels: ArrayLike) -> jax.Array:
       TypeError: If `labels` are not integers, or `probs` not real numbers.
       ValueError: If the shapes are not (n, classes) and (n,), or empty.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[0.8, 0.2], [0.4, 0.6]])
       >>> float(accuracy(probs, jnp.array([0, 0])))
@@ -50,7 +50,7 @@ def nll(probs: ArrayLike, labels: ArrayLike) -> jax.Array:
       TypeError: If `labels` are not integers, or `probs` not real numbers.
       ValueError: If the shapes are not (n, classes) and (n,), or empty.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> probs = jnp.array([[0.5, 0.5], [0.125, 0.875]])
       >>> round(float(nll(probs, jnp.array([0, 0])) / jnp.log(2)), 4)
@@ -81,7 +81,7 @@ def brier(probs: ArrayLike, labels: ArrayLike) -> jax.Array:
       TypeError: If `labels` are not integers, or `probs` not real numbers.
       ValueError: If the shapes are not (n, classes) and (n,), or empty.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> float(brier(jnp.array([[0.5, 0.25, 0.25]]), jnp.array([0])))
       0.375

@@ -1,4 +1,4 @@
-"""How small a pruned network is, counted from its arrays.
+"""Size of a pruned network, counted from its arrays.
 
 A tree is parameters or (plain, unpacked) masks, in any pytree. Only its arrays of numbers count:
 None, functions, names and random keys are passed over. In a tree of masks the exempt leaves are
@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmrpruner._masks import as_plain
-from bmrpruner._tree import PyTree, is_none, join, keyed_leaves
+from bmrpruner._masks import checked_plain
+from bmrpruner._tree import PyTree, align, is_none, is_numeric, join, keyed_leaves
 
 Array = jax.Array | np.ndarray
 
@@ -41,13 +41,13 @@ def nonzeros(tree: PyTree) -> Nonzeros:
     Returns:
       `Nonzeros`, its scalars int32 (float32 for more entries than that can count).
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> count = nonzeros({'kernel': jnp.array([[1.0, 0.0], [2.0, 3.0]]), 'bias': None})
       >>> int(count.per_leaf['kernel']), int(count.total)
       (3, 3)
     """
-    per_leaf = jax.tree.map(lambda leaf: _count(leaf) if _is_array(leaf) else None, tree)
+    per_leaf = jax.tree.map(lambda leaf: _count(leaf) if is_numeric(leaf) else None, tree)
     dtype = _count_dtype(_size(tree))
     counts = [count.astype(dtype) for count in jax.tree.leaves(per_leaf)]
     return Nonzeros(per_leaf, sum(counts, start=jnp.zeros((), dtype)))
@@ -62,7 +62,7 @@ def sparsity(tree: PyTree) -> jax.Array:
     Returns:
       A float scalar in [0, 1]; 0 for a tree without entries.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> float(sparsity({'kernel': jnp.array([[1.0, 0.0], [2.0, 3.0]]), 'bias': None}))
       0.25
@@ -74,7 +74,7 @@ def sparsity(tree: PyTree) -> jax.Array:
 def compression_ratio(tree: PyTree) -> jax.Array:
     """Entries over nonzeros, |W| / |W ≠ 0|: 50 at 98 % sparsity.
 
-    It counts weights and not the cost of saying where they are; `bits` has that.
+    The cost of storing where the nonzeros are is not counted; `bits` counts it.
 
     Args:
       tree: Parameters or masks, any pytree.
@@ -82,7 +82,7 @@ def compression_ratio(tree: PyTree) -> jax.Array:
     Returns:
       A float scalar, at least 1; infinite if all entries are zero, 1 for a tree without entries.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> float(compression_ratio([jnp.array([0.0, 0.0, 0.0, 1.0])]))
       4.0
@@ -98,7 +98,7 @@ def compression_ratio(tree: PyTree) -> jax.Array:
 def bits(params: PyTree, masks: PyTree | None = None) -> jax.Array:
     """Bits to store the parameters: the values that are kept, and one mask bit per entry.
 
-    Without `masks`, what is kept is what is not zero, and every leaf pays for a mask. With them, a
+    Without `masks`, the nonzeros are kept, and every leaf is stored with a mask. With them, a
     leaf whose mask is None is stored in full without one. Metadata is not counted.
 
     Args:
@@ -113,10 +113,10 @@ def bits(params: PyTree, masks: PyTree | None = None) -> jax.Array:
       ValueError: If `masks` has another structure than `params`, or a mask another shape than its
         leaf.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> params = {'kernel': jnp.array([[1.0, 0.0], [2.0, 3.0]]), 'bias': jnp.zeros(2)}
-      >>> int(bits(params))  # 3 values and 4 mask bits, none and 2
+      >>> int(bits(params))  # 3 values and 4 mask bits; no value and 2 mask bits
       102
       >>> int(bits(params, {'kernel': params['kernel'] != 0, 'bias': None}))
       164
@@ -154,7 +154,7 @@ def multiply_adds(params: PyTree, positions: PyTree | None = None) -> jax.Array:
       ValueError: If `positions` is negative or does not fit `params`; if it is left out and a
         kernel has more than two axes.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> params = {'conv': jnp.ones((3, 3, 1, 8)), 'dense': jnp.array([[1.0, 0.0]])}
       >>> int(multiply_adds(params, {'conv': 28 * 28, 'dense': 1}))  # 72 * 784 + 1
@@ -163,8 +163,13 @@ def multiply_adds(params: PyTree, positions: PyTree | None = None) -> jax.Array:
     if positions is None:
         _check_dense(params)
         positions = 1
-    numbers, structure = jax.tree.flatten(positions)
-    subtrees = _like("positions", structure, params)
+    numbers, structure = jax.tree.leaves(positions), cast(Any, jax.tree.structure(positions))
+    try:
+        subtrees = structure.flatten_up_to(params)
+    except ValueError as error:
+        raise ValueError(
+            f"positions: expected the tree structure of params, or of its upper part; {error}"
+        ) from error
     return _weighted_count(
         (_checked_positions(number), leaf)
         for number, subtree in zip(numbers, subtrees, strict=True)
@@ -173,14 +178,8 @@ def multiply_adds(params: PyTree, positions: PyTree | None = None) -> jax.Array:
     )
 
 
-def _is_array(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray | np.generic) and (
-        jnp.issubdtype(leaf.dtype, jnp.number) or leaf.dtype == bool
-    )
-
-
 def _arrays(tree: PyTree) -> list[Array]:
-    return [leaf for leaf in jax.tree.leaves(tree) if _is_array(leaf)]
+    return [leaf for leaf in jax.tree.leaves(tree) if is_numeric(leaf)]
 
 
 def _size(tree: PyTree) -> int:
@@ -229,37 +228,17 @@ def _masked_leaves(params: PyTree, masks: PyTree | None) -> list[tuple[Array, Ar
     """Every array of `params` with its plain mask; without `masks`, with itself."""
     if masks is None:
         return [(leaf, leaf) for leaf in _arrays(params)]
-    found = _like("masks", jax.tree.structure(params, is_leaf=is_none), masks)
+    found = align("masks", masks, jax.tree.structure(params, is_leaf=is_none), "params")
     return [
-        (leaf, None if mask is None else _checked_mask(join(key), mask, leaf))
+        (leaf, checked_plain(f"masks[{join(key)!r}]", mask, leaf, "params"))
         for (key, leaf), mask in zip(keyed_leaves(params), found, strict=True)
-        if _is_array(leaf)
+        if is_numeric(leaf)
     ]
-
-
-def _checked_mask(name: str, mask: Any, leaf: Array) -> Array:
-    if not _is_array(mask):
-        raise TypeError(f"masks: expected an array or None for leaf {name!r}, got {mask!r}.")
-    packed = (-(-leaf.size // 8),)
-    if mask.shape != leaf.shape and (mask.shape, mask.dtype) != (packed, np.uint8):
-        raise ValueError(
-            f"masks: expected shape {leaf.shape}, or {packed} packed to uint8, for leaf {name!r}, "
-            f"got {mask.dtype} of shape {mask.shape}."
-        )
-    return as_plain(mask, leaf)
-
-
-def _like(name: str, structure: Any, tree: PyTree) -> list[Any]:
-    """What `tree` has at each leaf of `structure`."""
-    try:
-        return structure.flatten_up_to(tree)
-    except ValueError as error:
-        raise ValueError(f"{name}: expected the tree structure of params; {error}") from error
 
 
 def _check_dense(params: PyTree) -> None:
     for key, leaf in keyed_leaves(params):
-        if _is_array(leaf) and leaf.ndim > 2:
+        if is_numeric(leaf) and leaf.ndim > 2:
             raise ValueError(
                 f"positions: expected the output positions of each kernel, as leaf {join(key)!r} "
                 f"of shape {leaf.shape} has more than the two axes of a dense layer; got None."

@@ -1,4 +1,4 @@
-"""Telling out-of-distribution examples from in-distribution ones by a score.
+"""How well a score separates out-of-distribution examples from in-distribution ones.
 
 The score is any of `uncertainty`, **higher = more out-of-distribution**: `predictive_entropy`,
 `mutual_information`, or minus `max_probability`. Out-of-distribution examples are the positives.
@@ -21,13 +21,13 @@ def auroc(in_scores: ArrayLike, out_scores: ArrayLike) -> jax.Array:
       out_scores: Scores of out-of-distribution examples, float (m,).
 
     Returns:
-      A float scalar in [0, 1]; 0.5 for a score that knows nothing.
+      A float scalar in [0, 1]; 0.5 for a score that is unrelated.
 
     Raises:
       TypeError: If the scores are not real numbers.
       ValueError: If either does not have one axis, or is empty.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> float(auroc(jnp.array([0.1, 0.4]), jnp.array([0.4, 0.9])))
       0.875
@@ -44,17 +44,17 @@ def auroc(in_scores: ArrayLike, out_scores: ArrayLike) -> jax.Array:
 
 
 def auroc_standard_error(area: ArrayLike, n_in: int, n_out: int) -> jax.Array:
-    """How far `auroc` would scatter from one test set to the next.
+    """Standard error of `auroc` over test sets.
 
     Args:
-      area: What `auroc` found.
+      area: The result of `auroc`.
       n_in: Number of in-distribution examples.
       n_out: Number of out-of-distribution examples.
 
     Returns:
       A float scalar, at least 0.
 
-    Examples:
+    Example:
       >>> round(float(auroc_standard_error(0.893, n_in=58, n_out=51)), 4)
       0.0325
 
@@ -72,8 +72,8 @@ def auroc_standard_error(area: ArrayLike, n_in: int, n_out: int) -> jax.Array:
 def aupr(in_scores: ArrayLike, out_scores: ArrayLike) -> jax.Array:
     """Area under the precision-recall curve, as a step function (average precision).
 
-    The mean over outsiders of the precision among all examples that score as high or higher. No
-    interpolation between thresholds, which would flatter.
+    The mean over outsiders of the precision among all examples that score as high or higher.
+    There is no interpolation between thresholds, which would overestimate the area.
 
     Args:
       in_scores: Scores of in-distribution examples, float (n,); higher = more out.
@@ -86,7 +86,7 @@ def aupr(in_scores: ArrayLike, out_scores: ArrayLike) -> jax.Array:
       TypeError: If the scores are not real numbers.
       ValueError: If either does not have one axis, or is empty.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> float(aupr(jnp.array([0.1, 0.4]), jnp.array([0.2, 0.9])))  # precisions 2/3 and 1
       0.8333333730697632
@@ -109,5 +109,5 @@ def _scores(in_scores: ArrayLike, out_scores: ArrayLike) -> tuple[jax.Array, jax
 
 
 def _unless_nan(area: jax.Array, inside: jax.Array, outside: jax.Array) -> jax.Array:
-    # A sort puts NaN last, as if it were the highest score of all.
+    # Sorting puts NaN last, where it would count as the highest score.
     return jnp.where(jnp.isnan(inside[-1]) | jnp.isnan(outside[-1]), jnp.nan, area)

@@ -1,4 +1,4 @@
-"""How good predictions of real numbers are, and whether their stated widths hold."""
+"""Errors of predicted real numbers, and of their stated standard deviations."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def rmse(y: ArrayLike, mean: ArrayLike) -> jax.Array:
       TypeError: If an argument does not hold real numbers.
       ValueError: If the shapes differ, or are empty.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> float(rmse(jnp.array([1.0, 2.0, 3.0, 4.0]), jnp.array([1.0, 2.0, 3.0, 8.0])))
       2.0
@@ -56,7 +56,7 @@ def interval_coverage(y: ArrayLike, mean: ArrayLike, std: ArrayLike, level: floa
       TypeError: If an argument does not hold real numbers, or `level` is not a plain number.
       ValueError: If the shapes differ, or are empty; if `level` is not in (0, 1).
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> y = jnp.array([0.0, 1.9, 2.1, -1.0])  # z = 1.96
       >>> float(interval_coverage(y, jnp.zeros(4), 1.0, level=0.95))
@@ -95,7 +95,7 @@ def gaussian_nll(y: ArrayLike, mean: ArrayLike, std: ArrayLike) -> jax.Array:
       TypeError: If an argument does not hold real numbers.
       ValueError: If the shapes differ, or are empty.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> round(float(gaussian_nll(jnp.array([1.0, -1.0]), jnp.zeros(2), 1.0)), 4)
       1.4189

@@ -1,4 +1,4 @@
-"""What draws from a posterior say: how unsure, why, and how well they predict held-out data.
+"""Uncertainty of predictions over posterior draws, and their density of held-out data.
 
 Draws of class probabilities come as (draws, n, classes). One network alone is one draw:
 `probs[None]`.
@@ -27,9 +27,9 @@ def predictive_entropy(probs: ArrayLike) -> jax.Array:
       TypeError: If `probs` are not real numbers.
       ValueError: If `probs` does not have three axes, or is empty.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
-      >>> draws = jnp.array([[[1.0, 0.0]], [[0.0, 1.0]]])  # each sure, and in disagreement
+      >>> draws = jnp.array([[[1.0, 0.0]], [[0.0, 1.0]]])  # each draw is sure, and they disagree
       >>> (predictive_entropy(draws) / jnp.log(2)).tolist()
       [1.0]
 
@@ -43,7 +43,7 @@ def predictive_entropy(probs: ArrayLike) -> jax.Array:
 def mutual_information(probs: ArrayLike) -> jax.Array:
     """Information a label would give about the weights: H[mean over draws] - mean over draws of H.
 
-    The part of the uncertainty that more data would take away. Zero where all draws agree.
+    It is the part of the uncertainty that more data would reduce, and 0 where all draws agree.
 
     Args:
       probs: Class probabilities of each draw, float (draws, n, classes).
@@ -55,7 +55,7 @@ def mutual_information(probs: ArrayLike) -> jax.Array:
       TypeError: If `probs` are not real numbers.
       ValueError: If `probs` does not have three axes, or is empty.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> draws = jnp.array([[[1.0, 0.0], [0.5, 0.5]], [[0.0, 1.0], [0.5, 0.5]]])
       >>> (mutual_information(draws) / jnp.log(2)).tolist()
@@ -82,7 +82,7 @@ def max_probability(probs: ArrayLike) -> jax.Array:
       TypeError: If `probs` are not real numbers.
       ValueError: If `probs` does not have three axes, or is empty.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> max_probability(jnp.array([[[1.0, 0.0]], [[0.5, 0.5]]])).tolist()
       [0.75]
@@ -111,7 +111,7 @@ def log_predictive_density(log_likelihoods: ArrayLike) -> jax.Array:
       TypeError: If `log_likelihoods` are not real numbers.
       ValueError: If `log_likelihoods` does not have two axes, or is empty.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> likelihoods = jnp.array([[0.25], [0.75]])
       >>> round(float(jnp.exp(log_predictive_density(jnp.log(likelihoods)))), 4)

@@ -21,21 +21,6 @@ def flatten(tree: PyTree) -> tuple[list[str], list[Any], Any]:
     return [jax.tree_util.keystr(path) for path, _ in pairs], [leaf for _, leaf in pairs], structure
 
 
-def align(field: str, tree: PyTree, structure: Any, owner: str) -> list[Any]:
-    """The leaves of `tree`, one for each leaf of `structure`.
-
-    Raises:
-        ValueError: `tree` has another structure; `field` and `owner` name the two in the message.
-    """
-    try:
-        return structure.flatten_up_to(tree)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{field}: expected the tree structure of {owner}, {structure}, "
-            f"got {jax.tree.structure(tree, is_leaf=is_none)}."
-        ) from error
-
-
 def check_like(field: str, path: str, leaf: Any, owner: str, reference: Any) -> None:
     """Raise unless `leaf` is an array of the shape of `reference`."""
     if not is_array(leaf):
@@ -49,3 +34,35 @@ def check_like(field: str, path: str, leaf: Any, owner: str, reference: Any) -> 
 def widen(array: Any) -> jax.Array:
     """`array` in float32, or in its own dtype where that is wider."""
     return jnp.asarray(array, jnp.promote_types(jnp.result_type(array), jnp.float32))
+
+
+def broadcast_prior(prior: PyTree, mean: PyTree, structure: Any) -> list[Any]:
+    """The prior precision of every leaf of `mean`."""
+    try:
+        full = jax.tree.broadcast(prior, mean, is_leaf=is_none)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"prior_precision: expected a scalar, or a tree that is a prefix of mean's, "
+            f"{structure}, got {jax.tree.structure(prior, is_leaf=is_none)}."
+        ) from error
+    return structure.flatten_up_to(full)
+
+
+def check_prior(path: str, prior: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless `prior` is a positive number or an array that broadcasts to `shape`."""
+    if not is_array(prior) and not isinstance(prior, int | float):
+        raise TypeError(
+            f"prior_precision{path}: expected a positive number or an array, "
+            f"got {type(prior).__name__}."
+        )
+    if not is_array(prior) and not 0 < prior < float("inf"):
+        raise ValueError(f"prior_precision{path}: expected a positive finite number, got {prior}.")
+    try:
+        fits = jnp.broadcast_shapes(jnp.shape(prior), shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"prior_precision{path}: expected a shape that broadcasts to that of mean, {shape}, "
+            f"got {jnp.shape(prior)}."
+        )

@@ -1,4 +1,4 @@
-"""A diagonal Gaussian over the weights of a network: what every posterior becomes here."""
+"""A diagonal Gaussian over the weights of a network, the form of all posteriors here."""
 
 from __future__ import annotations
 
@@ -11,9 +11,15 @@ import jax.numpy as jnp
 
 from bmrpruner import evidence
 from bmrpruner._checks import check_positive
-from bmrpruner._masks import as_plain
-from bmrpruner._tree import PyTree, is_array, is_none
-from bmrpruner.posteriors._leaves import align, check_like, flatten, widen
+from bmrpruner._masks import checked_plain
+from bmrpruner._tree import PyTree, align, is_array
+from bmrpruner.posteriors._leaves import (
+    broadcast_prior,
+    check_like,
+    check_prior,
+    flatten,
+    widen,
+)
 
 
 class _Weights(NamedTuple):
@@ -37,29 +43,29 @@ class DiagonalGaussian:
     build instances with any leaves (`jax.vmap` axes, shardings).
 
     Attributes:
-        mean: Posterior means μ, a tree of arrays (other leaves are passed through).
-        precision: Posterior precisions π = 1/variance: the tree of `mean`, arrays of the same
-            shapes, None where there is no posterior.
-        prior_precision: Prior precision π₀ > 0: a scalar, or a tree of which `mean`'s is an
-            extension, with leaves that broadcast to the arrays below them.
+      mean: Posterior means μ, a tree of arrays (other leaves are passed through).
+      precision: Posterior precisions π = 1/variance: the tree of `mean`, arrays of the same
+        shapes, None where there is no posterior.
+      prior_precision: Prior precision π₀ > 0: a scalar, or a tree of which `mean`'s is an
+        extension, with leaves that broadcast to the arrays below them.
 
     Raises:
-        ValueError: On use, when trees or shapes do not match, or a number given as prior precision
-            is not positive and finite (an array is not read: it gives NaN there).
-        TypeError: On use, when a leaf of `precision` or `prior_precision` is no array or number.
+      ValueError: On use, when trees or shapes do not match, or a number given as prior precision
+        is not positive and finite (an array is not read: it gives NaN there).
+      TypeError: On use, when a leaf of `precision` or `prior_precision` is no array or number.
 
-    Examples:
-        >>> posterior = DiagonalGaussian(
-        ...     mean={'kernel': jnp.array([2.0, 0.1]), 'steps': jnp.array(7)},
-        ...     precision={'kernel': jnp.array([25.0, 25.0]), 'steps': None},
-        ... )
-        >>> posterior.std
-        {'kernel': Array([0.2, 0.2], dtype=float32), 'steps': None}
-        >>> [round(float(x), 2) for x in posterior.delta_f()['kernel']]
-        [-48.39, 1.48]
-        >>> pruned = posterior.prune({'kernel': jnp.array([1, 0]), 'steps': None})
-        >>> pruned.sample(jax.random.key(0))['kernel'][1].item()
-        0.0
+    Example:
+      >>> posterior = DiagonalGaussian(
+      ...     mean={'kernel': jnp.array([2.0, 0.1]), 'steps': jnp.array(7)},
+      ...     precision={'kernel': jnp.array([25.0, 25.0]), 'steps': None},
+      ... )
+      >>> posterior.std
+      {'kernel': Array([0.2, 0.2], dtype=float32), 'steps': None}
+      >>> [round(float(x), 2) for x in posterior.delta_f()['kernel']]
+      [-48.39, 1.48]
+      >>> pruned = posterior.prune({'kernel': jnp.array([1, 0]), 'steps': None})
+      >>> pruned.sample(jax.random.key(0))['kernel'][1].item()
+      0.0
     """
 
     mean: PyTree
@@ -70,9 +76,9 @@ class DiagonalGaussian:
     def std(self) -> PyTree:
         """Standard deviations σ = 1/√π, float32 or wider; None where there is no posterior.
 
-        Examples:
-            >>> DiagonalGaussian(jnp.zeros(2), jnp.array([4.0, jnp.inf])).std
-            Array([0.5, 0. ], dtype=float32)
+        Example:
+          >>> DiagonalGaussian(jnp.zeros(2), jnp.array([4.0, jnp.inf])).std
+          Array([0.5, 0. ], dtype=float32)
         """
         return self._map(lambda w: 1 / jnp.sqrt(w.precision))
 
@@ -82,9 +88,9 @@ class DiagonalGaussian:
 
         A pruned weight (μ = 0, π = ∞) has 0.
 
-        Examples:
-            >>> DiagonalGaussian(jnp.array([-3.0, 0.0]), jnp.array([4.0, jnp.inf])).snr
-            Array([6., 0.], dtype=float32)
+        Example:
+          >>> DiagonalGaussian(jnp.array([-3.0, 0.0]), jnp.array([4.0, jnp.inf])).snr
+          Array([6., 0.], dtype=float32)
         """
 
         def ratio(w: _Weights) -> jax.Array:
@@ -97,12 +103,12 @@ class DiagonalGaussian:
         """ΔF of fixing each weight at zero, in nats: `bmrpruner.evidence.delta_f_spike`.
 
         Returns:
-            The tree of `mean` with arrays of its shapes, float32 or wider, positive where the data
-            prefer the weight gone; None where there is no posterior.
+          The tree of `mean` with arrays of its shapes, float32 or wider, positive where the data
+          prefer the weight gone; None where there is no posterior.
 
-        Examples:
-            >>> DiagonalGaussian(jnp.zeros(2), jnp.array([1.0, jnp.inf])).delta_f()
-            Array([ 0., inf], dtype=float32)
+        Example:
+          >>> DiagonalGaussian(jnp.zeros(2), jnp.array([1.0, jnp.inf])).delta_f()
+          Array([ 0., inf], dtype=float32)
         """
         return self._map(lambda w: evidence.delta_f_spike(*w))
 
@@ -110,23 +116,23 @@ class DiagonalGaussian:
         """Draw weights: μ + σε with standard normal ε, one key per leaf in leaf order.
 
         Args:
-            key: PRNG key, split over the leaves that have a posterior.
-            shape: Leading axes of independent draws.
-            mask: Masks as in `prune`; None prunes nothing. Pruned weights are exactly 0.
+          key: PRNG key, split over the leaves that have a posterior.
+          shape: Leading axes of independent draws.
+          mask: Masks as in `prune`; None prunes nothing. Pruned weights are exactly 0.
 
         Returns:
-            The tree of `mean` with arrays of `shape` + leaf shape in the dtype of the leaf (the
-            noise is float32 or wider). Arrays without a posterior are repeated along `shape`; other
-            leaves are passed through.
+          The tree of `mean` with arrays of `shape` + leaf shape in the dtype of the leaf (the
+          noise is float32 or wider). Arrays without a posterior are repeated along `shape`; other
+          leaves are passed through.
 
         Raises:
-            ValueError: A tree or shape does not match that of `mean`.
+          ValueError: A tree or shape does not match that of `mean`.
 
-        Examples:
-            >>> posterior = DiagonalGaussian(jnp.ones(3), jnp.full(3, 4.0))
-            >>> draws = posterior.sample(jax.random.key(0), (5,), mask=jnp.array([1, 1, 0]))
-            >>> draws.shape, draws[:, 2].tolist()
-            ((5, 3), [0.0, 0.0, 0.0, 0.0, 0.0])
+        Example:
+          >>> posterior = DiagonalGaussian(jnp.ones(3), jnp.full(3, 4.0))
+          >>> draws = posterior.sample(jax.random.key(0), (5,), mask=jnp.array([1, 1, 0]))
+          >>> draws.shape, draws[:, 2].tolist()
+          ((5, 3), [0.0, 0.0, 0.0, 0.0, 0.0])
         """
         shape = tuple(shape)
         paths, means, structure = flatten(self.mean)
@@ -148,20 +154,20 @@ class DiagonalGaussian:
         """The posterior without the pruned weights: mean 0 and variance 0 (precision ∞).
 
         Args:
-            masks: The tree of `mean`; leaves are arrays of the leaf's shape with nonzero for keep,
-                the same packed to bits (`jnp.packbits` of the flattened mask, ceil(n/8) bytes), or
-                None for a leaf that is exempt.
+          masks: The tree of `mean`; leaves are arrays of the leaf's shape with nonzero for keep,
+            the same packed to bits (`jnp.packbits` of the flattened mask, ceil(n/8) bytes), or
+            None for a leaf that is exempt.
 
         Returns:
-            A new posterior; the dtypes stay. A leaf without a posterior loses the pruned means.
+          A new posterior; the dtypes stay. A leaf without a posterior loses the pruned means.
 
         Raises:
-            ValueError: A tree or shape does not match that of `mean`.
+          ValueError: A tree or shape does not match that of `mean`.
 
-        Examples:
-            >>> pruned = DiagonalGaussian(jnp.ones(2), jnp.ones(2)).prune(jnp.array([True, False]))
-            >>> pruned.mean, pruned.precision
-            (Array([1., 0.], dtype=float32), Array([ 1., inf], dtype=float32))
+        Example:
+          >>> pruned = DiagonalGaussian(jnp.ones(2), jnp.ones(2)).prune(jnp.array([True, False]))
+          >>> pruned.mean, pruned.precision
+          (Array([1., 0.], dtype=float32), Array([ 1., inf], dtype=float32))
         """
         paths, means, structure = flatten(self.mean)
         precisions = align("precision", self.precision, structure, "mean")
@@ -184,21 +190,22 @@ class DiagonalGaussian:
     def temper(self, temperature: float) -> DiagonalGaussian:
         """The posterior with all variances multiplied by a temperature.
 
-        Averaging over a cold posterior (temperature < 1) makes predictions surer: variational
-        training fits the expected loss of one draw, so that averages of many are too unsure.
+        Averaging over a cold posterior (temperature < 1) raises the confidence of predictions:
+        variational training fits the expected loss of one draw, and the average of many draws is
+        less sure than that.
 
         Args:
-            temperature: T > 0; the precisions are divided by it. Pruned weights stay pruned.
+          temperature: T > 0; the precisions are divided by it. Pruned weights stay pruned.
 
         Raises:
-            ValueError: The temperature is not positive.
+          ValueError: The temperature is not positive.
 
-        Examples:
-            >>> DiagonalGaussian(jnp.ones(2), jnp.array([4.0, jnp.inf])).temper(0.25).std
-            Array([0.25, 0.  ], dtype=float32)
+        Example:
+          >>> DiagonalGaussian(jnp.ones(2), jnp.array([4.0, jnp.inf])).temper(0.25).std
+          Array([0.25, 0.  ], dtype=float32)
 
         References:
-            Wenzel et al. 2020, https://arxiv.org/abs/2002.02405
+          Wenzel et al. 2020, https://arxiv.org/abs/2002.02405
         """
         check_positive("temperature", temperature)
         precision = jax.tree.map(lambda p: (p / temperature).astype(p.dtype), self.precision)
@@ -208,19 +215,19 @@ class DiagonalGaussian:
         """Log density of `params`, summed over all weights that have a posterior.
 
         Args:
-            params: The tree of `mean`, arrays of the same shapes.
+          params: The tree of `mean`, arrays of the same shapes.
 
         Returns:
-            A scalar in nats, float32 or wider. Weights of zero variance (pruned, or held fixed)
-            count 0, whatever their value in `params`.
+          A scalar in nats, float32 or wider. Weights of zero variance (pruned, or held fixed)
+          count 0, whatever their value in `params`.
 
         Raises:
-            ValueError: A tree or shape does not match that of `mean`.
+          ValueError: A tree or shape does not match that of `mean`.
 
-        Examples:
-            >>> posterior = DiagonalGaussian(jnp.array([1.0, 0.0]), jnp.array([4.0, jnp.inf]))
-            >>> round(posterior.log_prob(jnp.array([1.5, 0.0])).item(), 4)
-            -0.7258
+        Example:
+          >>> posterior = DiagonalGaussian(jnp.array([1.0, 0.0]), jnp.array([4.0, jnp.inf]))
+          >>> round(posterior.log_prob(jnp.array([1.5, 0.0])).item(), 4)
+          -0.7258
         """
         paths, _, structure = flatten(self.mean)
         total = jnp.zeros((), jnp.float32)
@@ -242,13 +249,13 @@ class DiagonalGaussian:
         """Kullback-Leibler divergence from the prior, summed over all weights with a posterior.
 
         Returns:
-            A scalar in nats, float32 or wider. Weights of zero variance (pruned, or held fixed)
-            count 0.
+          A scalar in nats, float32 or wider. Weights of zero variance (pruned, or held fixed)
+          count 0.
 
-        Examples:
-            >>> posterior = DiagonalGaussian(jnp.array([1.0, 0.0]), jnp.array([1.0, jnp.inf]))
-            >>> posterior.kl_to_prior().item()
-            0.5
+        Example:
+          >>> posterior = DiagonalGaussian(jnp.array([1.0, 0.0]), jnp.array([1.0, jnp.inf]))
+          >>> posterior.kl_to_prior().item()
+          0.5
         """
         total = jnp.zeros((), jnp.float32)
         for w in self._weights():
@@ -265,64 +272,21 @@ class DiagonalGaussian:
         """The three fields leaf by leaf, checked; None for a leaf without a posterior."""
         paths, means, structure = flatten(self.mean)
         precisions = align("precision", self.precision, structure, "mean")
-        priors = _broadcast_prior(self.prior_precision, self.mean, structure)
+        priors = broadcast_prior(self.prior_precision, self.mean, structure)
         weights: list[_Weights | None] = []
         for path, mean, precision, prior in zip(paths, means, precisions, priors, strict=True):
             if precision is None or not is_array(mean):
                 weights.append(None)
                 continue
             check_like("precision", path, precision, "mean", mean)
-            _check_prior(path, prior, mean.shape)
+            check_prior(path, prior, mean.shape)
             dtype = jnp.promote_types(jnp.result_type(mean, precision), jnp.float32)
             weights.append(_Weights(*(jnp.asarray(x, dtype) for x in (mean, precision, prior))))
         return weights
 
 
-def _broadcast_prior(prior: PyTree, mean: PyTree, structure: Any) -> list[Any]:
-    """The prior precision of every leaf of `mean`."""
-    try:
-        full = jax.tree.broadcast(prior, mean, is_leaf=is_none)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"prior_precision: expected a scalar, or a tree that is a prefix of mean's, "
-            f"{structure}, got {jax.tree.structure(prior, is_leaf=is_none)}."
-        ) from error
-    return structure.flatten_up_to(full)
-
-
-def _check_prior(path: str, prior: Any, shape: tuple[int, ...]) -> None:
-    """Raise unless `prior` is a positive number or an array that broadcasts to `shape`."""
-    if not is_array(prior) and not isinstance(prior, int | float):
-        raise TypeError(
-            f"prior_precision{path}: expected a positive number or an array, "
-            f"got {type(prior).__name__}."
-        )
-    if not is_array(prior) and not 0 < prior < float("inf"):
-        raise ValueError(f"prior_precision{path}: expected a positive finite number, got {prior}.")
-    try:
-        fits = jnp.broadcast_shapes(jnp.shape(prior), shape) == shape
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"prior_precision{path}: expected a shape that broadcasts to that of mean, {shape}, "
-            f"got {jnp.shape(prior)}."
-        )
-
-
-def _where_kept(field: str, mask: Any, leaf: Any, values: Any, otherwise: float) -> Any:
-    """`values` where `mask`, plain or packed in the shape of `leaf`, is nonzero."""
+def _where_kept(field: str, mask: Any, mean: Any, values: Any, otherwise: float) -> Any:
+    """`values` where `mask`, which must fit the leaf `mean`, is nonzero; None stays None."""
     if mask is None or values is None:
         return values
-    if not is_array(mask) or not is_array(leaf):
-        raise TypeError(
-            f"{field}: expected None, or an array for an array, got {type(mask).__name__} "
-            f"for {type(leaf).__name__}."
-        )
-    size = -(-leaf.size // 8)
-    if mask.shape != leaf.shape and (mask.shape != (size,) or mask.dtype != jnp.uint8):
-        raise ValueError(
-            f"{field}: expected the shape of mean, {leaf.shape}, or {size} bytes of packed bits, "
-            f"got {mask.dtype}{mask.shape}."
-        )
-    return jnp.where(as_plain(mask, leaf) != 0, values, otherwise)
+    return jnp.where(checked_plain(field, mask, mean, "mean") != 0, values, otherwise)

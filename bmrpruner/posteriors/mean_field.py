@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmrpruner._tree import PyTree, is_array
-from bmrpruner.posteriors._leaves import align, check_like, flatten, is_concrete, widen
+from bmrpruner._tree import PyTree, align, is_array
+from bmrpruner.posteriors._leaves import check_like, flatten, is_concrete, widen
 from bmrpruner.posteriors.diagonal_gaussian import DiagonalGaussian
 
 
@@ -28,26 +28,26 @@ def from_mean_field(
     is kept: precision ∞, a pruned or fixed weight.
 
     Args:
-        loc: Posterior means, a tree of arrays; other leaves are passed through.
-        scale: Standard deviations σ ≥ 0: the tree of `loc`, arrays of the same shapes, None (or
-            whatever is no array in `loc`) where there is no posterior.
-        rho: ρ in place of `scale`, in the same form.
-        prior_precision: Prior precision π₀, as in `DiagonalGaussian`.
+      loc: Posterior means, a tree of arrays; other leaves are passed through.
+      scale: Standard deviations σ ≥ 0: the tree of `loc`, arrays of the same shapes, None (or
+        whatever is no array in `loc`) where there is no posterior.
+      rho: ρ in place of `scale`, in the same form.
+      prior_precision: Prior precision π₀, as in `DiagonalGaussian`.
 
     Returns:
-        The posterior, with `loc` as its mean and precision 1/σ² in float32 or wider. Differentiable
-        in `loc`, `scale` and `rho`.
+      The posterior, with `loc` as its mean and precision 1/σ² in float32 or wider. Differentiable
+      in `loc`, `scale` and `rho`.
 
     Raises:
-        ValueError: Not exactly one of `scale` and `rho` is given, a tree or shape differs from that
-            of `loc`, or a scale (unless traced) is negative or NaN.
-        TypeError: A scale or rho belongs to an array but is none.
+      ValueError: Not exactly one of `scale` and `rho` is given, a tree or shape differs from that
+        of `loc`, or a scale (unless traced) is negative or NaN.
+      TypeError: A scale or rho belongs to an array but is none.
 
-    Examples:
-        >>> from_mean_field(jnp.ones(2), scale=jnp.array([0.5, 0.0])).precision
-        Array([ 4., inf], dtype=float32)
-        >>> from_mean_field(jnp.ones(()), rho=jnp.array(0.0)).std  # ln 2
-        Array(0.6931472, dtype=float32)
+    Example:
+      >>> from_mean_field(jnp.ones(2), scale=jnp.array([0.5, 0.0])).precision
+      Array([ 4., inf], dtype=float32)
+      >>> from_mean_field(jnp.ones(()), rho=jnp.array(0.0)).std  # ln 2
+      Array(0.6931472, dtype=float32)
     """
     if (scale is None) == (rho is None):
         given = "neither" if scale is None else "both"

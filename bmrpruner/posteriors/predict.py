@@ -23,8 +23,9 @@ def predict(
 ) -> Any:
     """The model's output, averaged over weights drawn from the posterior.
 
-    Pruned weights are zero in every draw. The draws run side by side, in one compiled function,
-    which is compiled once per `apply_fn`: pass the same function object each time.
+    Pruned weights are zero in every draw. The draws run one after another, in the memory of one, in
+    one compiled function, which is compiled once per `apply_fn`: pass the same function object each
+    time.
 
     Args:
       apply_fn: `apply_fn(params, x)`; returns what is to be averaged, such as class probabilities
@@ -78,7 +79,49 @@ def _averaged(
     posterior = jax.tree.unflatten(structure, leaves)
     if samples == 0:
         return apply_fn(posterior.mean, x)
-    outputs = jax.vmap(lambda draw_key: apply_fn(posterior.sample(draw_key), x))(
-        jax.random.split(key, samples)
+    return average_draws(apply_fn, posterior, x, jax.random.split(key, samples))
+
+
+def average_draws(
+    apply_fn: Callable[..., Any], posterior: DiagonalGaussian, x: PyTree, keys: jax.Array
+) -> Any:
+    """The mean of `apply_fn(posterior.sample(key), x)` over the keys, one draw at a time.
+
+    `predict` without its checks and its compilation, for use inside a compiled function.
+
+    Args:
+      apply_fn: `apply_fn(params, x)`; returns a pytree of arrays.
+      posterior: The posterior.
+      x: Inputs; any pytree of arrays.
+      keys: JAX keys, (samples,), at least one.
+
+    Returns:
+      The mean in the structure and shapes of the output: floating-point, summed in float32 or
+      wider, in the dtype of the output where that is not an integer.
+
+    Example:
+      >>> posterior = DiagonalGaussian(jnp.array([2.0, 0.0]), jnp.array([jnp.inf, jnp.inf]))
+      >>> average_draws(jnp.dot, posterior, jnp.ones(2), jax.random.split(jax.random.key(0), 3))
+      Array(2., dtype=float32)
+    """
+
+    def outputs(key: jax.Array) -> Any:
+        return apply_fn(posterior.sample(key), x)
+
+    def add(totals: Any, key: jax.Array) -> tuple[Any, None]:
+        return jax.tree.map(
+            lambda total, out: total + jnp.asarray(out, total.dtype), totals, outputs(key)
+        ), None
+
+    like = jax.tree.map(_mean_like, jax.eval_shape(outputs, keys[0]))
+    start = jax.tree.map(
+        lambda out: jnp.zeros(out.shape, jnp.promote_types(out.dtype, jnp.float32)), like
     )
-    return jax.tree.map(lambda out: jnp.mean(out, 0), outputs)
+    totals, _ = jax.lax.scan(add, start, keys)
+    return jax.tree.map(lambda total, out: (total / len(keys)).astype(out.dtype), totals, like)
+
+
+def _mean_like(out: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    """The shape and dtype of a mean over arrays like `out`."""
+    is_inexact = jnp.issubdtype(out.dtype, jnp.inexact)
+    return jax.ShapeDtypeStruct(out.shape, out.dtype if is_inexact else jnp.result_type(float))

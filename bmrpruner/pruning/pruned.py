@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner._tree import Key, PyTree, is_array, join, keyed_leaves, map_leaves
+from bmrpruner.metrics import nonzeros
 from bmrpruner.posteriors import DiagonalGaussian
 from bmrpruner.pruning.rules import Rule, make_updater
 
@@ -85,7 +86,7 @@ def prune(params: PyTree, rule: Rule, posterior: DiagonalGaussian | None = None)
 
 
 def _count(leaf: Any) -> int:
-    return int(np.count_nonzero(leaf))
+    return int(nonzeros(leaf).total)
 
 
 def _check_gone(dense: PyTree, result: Pruned) -> None:

@@ -1,6 +1,7 @@
 """How far a network can be pruned: tasks, evaluation, sweeps over rules, pictures and reports."""
 
 from bmrpruner.study import idx, models
+from bmrpruner.study.charts import draw_rounds
 from bmrpruner.study.evaluation import Evaluator
 from bmrpruner.study.inspection import inspect_checkpoint
 from bmrpruner.study.pictures import (
@@ -8,7 +9,6 @@ from bmrpruner.study.pictures import (
     draw_layers,
     draw_metrics,
     draw_reliability,
-    draw_rounds,
     save_figure,
 )
 from bmrpruner.study.report import write_report

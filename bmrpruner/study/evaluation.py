@@ -1,4 +1,4 @@
-"""How good a pruned network is: at its mean, and averaged over its posterior."""
+"""Metrics of pruned networks, at the mean and averaged over the posterior."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from bmrpruner import metrics
 from bmrpruner._tree import PyTree
+from bmrpruner.posteriors.predict import average_draws
 from bmrpruner.pruning.pruned import Pruned
 from bmrpruner.study.tasks import Model, Task
 
@@ -23,7 +24,7 @@ class Evaluator:
     Attributes:
       width: How many networks are evaluated at once, side by side.
 
-    Examples:
+    Example:
       >>> from bmrpruner.pruning import Rule, prune
       >>> task = Task(np.eye(2), np.array([0, 1]), np.ones((2, 2)))
       >>> evaluate = Evaluator(lambda params, x: x @ params['w'], task)
@@ -55,12 +56,12 @@ class Evaluator:
         return results
 
     def probe(self, params: PyTree) -> np.ndarray:
-        """Logits of random inputs, which reach weights that all test inputs may leave alone."""
+        """Logits of 64 random inputs, which depend on weights that test inputs may not reach."""
         shape = (64, *self._task.inputs.shape[1:])
         return np.asarray(self._model(params, jax.random.normal(jax.random.key(0), shape)))
 
     def _group(self, group: list[Pruned]) -> list[dict[str, Any]]:
-        # Always the same width: the same compiled function, and the same numbers in every company.
+        # Padded to one width: one compiled function, and numbers that do not depend on the group.
         padded = group + [group[-1]] * (self.width - len(group))
         trees = [(network.params, network.posterior) for network in padded]
         inputs, labels = jnp.concatenate([self._task.inputs, self._task.ood]), self._task.labels
@@ -77,12 +78,8 @@ class Evaluator:
         at_mean = self._probs(params, inputs)
         if posterior is None or not len(self._keys):
             return {"mean": at_mean, "averaged": None}
-
-        def add(total: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
-            return total + self._probs(posterior.sample(key), inputs), None
-
-        total, _ = jax.lax.scan(add, jnp.zeros_like(at_mean), self._keys)
-        return {"mean": at_mean, "averaged": total / len(self._keys)}
+        averaged = average_draws(self._probs, posterior, inputs, self._keys)
+        return {"mean": at_mean, "averaged": averaged}
 
     def _probs(self, params: PyTree, inputs: jax.Array) -> jax.Array:
         """Softmax of the logits, a batch at a time to bound the memory."""

@@ -32,7 +32,7 @@ def read_dataset(directory: Path | str, classes: int | None = None) -> Dataset:
       FileNotFoundError: If the directory or a file is missing.
       ValueError: If a file is not what it should be, or they do not fit together.
 
-    Examples:
+    Example:
       >>> read_dataset('/nowhere')
       Traceback (most recent call last):
       FileNotFoundError: /nowhere: there is no such directory.
@@ -45,6 +45,26 @@ def read_dataset(directory: Path | str, classes: int | None = None) -> Dataset:
             f"{directory}: train-images-idx3-ubyte and t10k-images-idx3-ubyte differ in size."
         )
     return Dataset(directory.resolve().name, *train, *test)
+
+
+def standardise(data: Dataset) -> Dataset:
+    """Shift and scale all images so that the training pixels have mean 0 and variance 1.
+
+    Args:
+      data: Images and labels.
+
+    Returns:
+      The same with other images; those for testing go by the mean and variance of the others.
+
+    Example:
+      >>> images, labels = np.array([[1.0], [3.0]]), np.array([0, 1])
+      >>> standardise(Dataset('two', images, labels, images + 1, labels)).test_images.tolist()
+      [[0.0], [2.0]]
+    """
+    mean, std = data.train_images.mean(), data.train_images.std()
+    return data._replace(
+        train_images=(data.train_images - mean) / std, test_images=(data.test_images - mean) / std
+    )
 
 
 def read_split(
@@ -61,7 +81,7 @@ def read_split(
       FileNotFoundError: If the directory or a file is missing.
       ValueError: If a file is not what it should be, or they do not fit together.
 
-    Examples:
+    Example:
       >>> read_split('/nowhere')
       Traceback (most recent call last):
       FileNotFoundError: /nowhere: there is no such directory.
@@ -90,7 +110,7 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
     Raises:
       ValueError: If the file is another, or truncated.
 
-    Examples:
+    Example:
       >>> import tempfile
       >>> path = Path(tempfile.mkdtemp(), 'labels')
       >>> _ = path.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 2, 7, 9]))

@@ -9,6 +9,7 @@ import numpy as np
 
 from bmrpruner._tree import PyTree, join, keyed_leaves
 from bmrpruner.files import Checkpoint
+from bmrpruner.metrics import nonzeros
 from bmrpruner.posteriors import DiagonalGaussian
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -63,7 +64,7 @@ def _leaf(
         "shape": list(leaf.shape),
         "dtype": str(leaf.dtype),
         "size": int(leaf.size),
-        "zeros": int(leaf.size - np.count_nonzero(leaf)),
+        "zeros": leaf.size - int(nonzeros(leaf).total),
         "snr": _quantiles(snr[name][alive]) if alive.any() else None,
         "delta_f": _quantiles(delta_f[name][alive]) if alive.any() else None,
     }

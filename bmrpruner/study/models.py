@@ -1,8 +1,10 @@
-"""Forward passes for networks that come without code."""
+"""Multilayer perceptrons: parameters, and the forward pass for those that come without code."""
 
 from __future__ import annotations
 
+import itertools
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +13,40 @@ import jax.numpy as jnp
 from bmrpruner._tree import PyTree, join, keyed_leaves
 
 
-def mlp(params: PyTree, inputs: Any) -> jax.Array:
-    """Logits of a multilayer perceptron with ReLU: what `bmrpruner.study.models:mlp` names.
+def init_mlp(key: jax.Array, sizes: Sequence[int]) -> dict[str, dict[str, jax.Array]]:
+    """Draw the parameters of an `mlp`: He-normal kernels, zero biases.
+
+    Args:
+      key: JAX key.
+      sizes: Widths of the inputs, the hidden layers and the outputs, at least two.
+
+    Returns:
+      `{'dense_0': {'kernel': (sizes[0], sizes[1]), 'bias': (sizes[1],)}, 'dense_1': ...}`, float32.
+
+    Raises:
+      ValueError: If there are fewer than two sizes.
+
+    Example:
+      >>> params = init_mlp(jax.random.key(0), (784, 300, 10))
+      >>> params['dense_1']['kernel'].shape, params['dense_1']['bias'].shape
+      ((300, 10), (10,))
+    """
+    if len(sizes) < 2:
+        raise ValueError(f"sizes: expected those of inputs and outputs at least, got {sizes}.")
+    shapes = list(itertools.pairwise(sizes))
+    initializer = jax.nn.initializers.he_normal()
+    return {
+        f"dense_{i}": {"kernel": initializer(layer_key, shape), "bias": jnp.zeros(shape[1])}
+        for i, (layer_key, shape) in enumerate(
+            zip(jax.random.split(key, len(shapes)), shapes, strict=True)
+        )
+    }
+
+
+def mlp(
+    params: PyTree, inputs: Any, activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
+) -> jax.Array:
+    """Logits of a multilayer perceptron: what `bmrpruner.study.models:mlp` names.
 
     The layers are the arrays of two axes, (inputs, outputs), in the order of their names, numbers
     by value. An array of one axis under the same parent is added to the outputs.
@@ -20,6 +54,7 @@ def mlp(params: PyTree, inputs: Any) -> jax.Array:
     Args:
       params: Nested dicts, such as `{'dense_0': {'kernel': ..., 'bias': ...}, 'dense_1': ...}`.
       inputs: (n, features).
+      activation: What the outputs of all layers but the last go through.
 
     Returns:
       (n, classes).
@@ -27,7 +62,7 @@ def mlp(params: PyTree, inputs: Any) -> jax.Array:
     Raises:
       ValueError: If there is no layer, or an array that is no kernel and no bias.
 
-    Examples:
+    Example:
       >>> params = {'a': {'kernel': -jnp.eye(2)}, 'b': {'kernel': jnp.eye(2), 'bias': jnp.ones(2)}}
       >>> mlp(params, jnp.array([[1.0, -3.0]])).tolist()
       [[1.0, 4.0]]
@@ -37,17 +72,17 @@ def mlp(params: PyTree, inputs: Any) -> jax.Array:
         layer = layers.setdefault(join(key[:-1]), {})
         if leaf.ndim not in (1, 2) or leaf.ndim in layer:
             raise ValueError(
-                f"{join(key)}: a multilayer perceptron has a kernel of two axes in each layer and "
-                f"perhaps a bias of one, got another array of shape {leaf.shape}."
+                f"{join(key)}: expected a kernel of two axes in each layer, and at most a bias of "
+                f"one axis, got another array of shape {leaf.shape}."
             )
         layer[leaf.ndim] = leaf
     names = sorted((name for name in layers if 2 in layers[name]), key=_by_number)
     if not names:
-        raise ValueError("A multilayer perceptron has kernels of two axes, found none.")
+        raise ValueError("params: expected kernels of two axes, got none.")
     x = jnp.asarray(inputs)
     for name in names:
         x = x @ layers[name][2] + layers[name].get(1, 0)
-        x = x if name == names[-1] else jax.nn.relu(x)
+        x = x if name == names[-1] else activation(x)
     return x
 
 

@@ -14,6 +14,7 @@ from bmrpruner.files import atomic_write
 from bmrpruner.files.formats import optional
 from bmrpruner.posteriors import DiagonalGaussian
 from bmrpruner.pruning.pruned import Pruned
+from bmrpruner.study.charts import draw_kept, draw_reliability_panels, new_figure
 
 _METRICS = {
     "accuracy": "accuracy",
@@ -28,8 +29,20 @@ def draw_metrics(points: Points) -> Any:
     """Each metric against sparsity, a line per algorithm, at the mean and posterior-averaged.
 
     Bands are one standard error over the test examples.
+
+    Args:
+      points: What `sweep` returns.
+
+    Returns:
+      A Matplotlib figure.
+
+    Example:
+      >>> scores = {'accuracy': 0.9, 'nll': 0.3, 'ece': 0.1, 'ood_auroc': 0.8}
+      >>> point = {'algorithm': 'snr', 'sparsity': 0.5, 'mean': scores, 'averaged': None}
+      >>> [axes.get_ylabel() for axes in draw_metrics([point]).axes]
+      ['accuracy', 'NLL (nats)', 'ECE', 'OOD AUROC']
     """
-    figure, axes = _figure(2, 2, (10, 7))
+    figure, axes = new_figure(2, 2, (10, 7))
     for ax, (metric, label) in zip(axes.flat, _METRICS.items(), strict=True):
         for color, algorithm in enumerate(algorithms_of(points)):
             for kind, style in (("mean", "--"), ("averaged", "-")):
@@ -50,8 +63,24 @@ def draw_metrics(points: Points) -> Any:
 def draw_histograms(
     params: PyTree, posterior: DiagonalGaussian | None, pruned: Mapping[str, Pruned]
 ) -> Any:
-    """Weights and signal-to-noise ratios, all and what each rule keeps of them."""
-    figure, axes = _figure(1, 1 if posterior is None else 2, (10, 4))
+    """Weights and signal-to-noise ratios, all and what each rule keeps of them.
+
+    Args:
+      params: The parameters before pruning, a pytree of arrays.
+      posterior: Their posterior; None leaves out the signal-to-noise ratios.
+      pruned: The pruned network of each rule, by label; at least one.
+
+    Returns:
+      A Matplotlib figure.
+
+    Example:
+      >>> from bmrpruner.pruning import Rule, prune
+      >>> params = {'w': np.array([[1.0, -3.0]], np.float32)}
+      >>> pruned = prune(params, Rule('magnitude', sparsity=0.5))
+      >>> draw_histograms(params, None, {'half': pruned}).axes[0].get_xlabel()
+      'weight'
+    """
+    figure, axes = new_figure(1, 1 if posterior is None else 2, (10, 4))
     seen = next(iter(pruned.values())).masks
     weights = _values(params, seen)
     _draw_histogram(axes.flat[0], weights, {k: _values(v.params, seen) for k, v in pruned.items()})
@@ -66,75 +95,55 @@ def draw_histograms(
 
 
 def draw_reliability(points: Points) -> Any:
-    """Accuracy against confidence, for each algorithm dense and pruned hardest."""
-    algorithms = algorithms_of(points)
-    figure, axes = _figure(1, len(algorithms), (4 * len(algorithms), 4))
-    for ax, algorithm in zip(axes.flat, algorithms, strict=True):
-        ax.plot([0, 1], [0, 1], color="gray", linewidth=1)
+    """Accuracy against confidence, for each algorithm dense and pruned hardest.
+
+    Args:
+      points: What `sweep` returns.
+
+    Returns:
+      A Matplotlib figure.
+
+    Example:
+      >>> bins = {'confidence': [0.0, 0.8], 'accuracy': [0.0, 0.7], 'counts': [0, 9]}
+      >>> scores = {'reliability': bins}
+      >>> point = {'algorithm': 'snr', 'sparsity': 0.5, 'mean': scores, 'averaged': None}
+      >>> draw_reliability([point]).axes[0].get_title()
+      'snr'
+    """
+    panels = {}
+    for algorithm in algorithms_of(points):
         line = by_sparsity(points, algorithm)
-        for point in (line[0], line[-1]) if len(line) > 1 else line:
-            bins = (point["averaged"] or point["mean"])["reliability"]
-            filled = np.asarray(bins["counts"]) > 0
-            ax.plot(
-                np.asarray(bins["confidence"])[filled],
-                np.asarray(bins["accuracy"])[filled],
-                marker="o",
-                label=f"{point['sparsity']:.1%} pruned",
-            )
-        ax.set(title=algorithm, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
-        ax.grid(alpha=0.3)
-        ax.legend(fontsize="small")
-    axes.flat[0].set_ylabel("accuracy")
-    return figure
+        panels[algorithm] = [
+            (f"{p['sparsity']:.1%} pruned", (p["averaged"] or p["mean"])["reliability"])
+            for p in ([line[0], line[-1]] if len(line) > 1 else line)
+        ]
+    return draw_reliability_panels(panels)
 
 
 def draw_layers(points: Points) -> Any:
-    """What is left of each layer, for each algorithm pruned hardest."""
-    figure, axes = _figure(1, 1, (9, 4.5))
-    ax = axes.flat[0]
-    algorithms = algorithms_of(points)
-    width = 0.8 / len(algorithms)
-    for i, algorithm in enumerate(algorithms):
-        point = by_sparsity(points, algorithm)[-1]
-        kept = [100 - 100 * sparsity for sparsity in point["leaf_sparsity"].values()]
-        positions = np.arange(len(kept)) + (i - len(algorithms) / 2 + 0.5) * width
-        ax.bar(positions, kept, width, label=f"{algorithm}, {point['sparsity']:.1%} pruned")
-    names = list(points[0]["leaf_sparsity"])
-    ax.set_xticks(range(len(names)), names, rotation=20 if len(names) > 4 else 0)
-    ax.set_ylabel("weights kept (%)")
-    ax.legend(fontsize="small")
-    return figure
-
-
-def draw_rounds(records: Sequence[Mapping[str, Sequence[float]]]) -> Any:
-    """The rounds of adaptive BMR: log odds, what qualified and went, and nats; a line per record.
+    """What is left of each layer, for each algorithm pruned hardest.
 
     Args:
-      records: What `Rounds.to_dict` returns, of one training run each.
+      points: What `sweep` returns.
+
+    Returns:
+      A Matplotlib figure.
+
+    Example:
+      >>> point = {'algorithm': 'snr', 'sparsity': 0.9, 'leaf_sparsity': {'dense_0': 0.9}}
+      >>> [round(float(bar.get_height())) for bar in draw_layers([point]).axes[0].patches]
+      [10]
     """
-    titles = {
-        "log_odds": "ΔF asked for (nats)",
-        "qualified": "weights that qualified",
-        "pruned": "weights pruned",
-        "nats": "log evidence gained (nats)",
-    }
-    figure, axes = _figure(2, 2, (10, 6))
-    for ax, (name, title) in zip(axes.flat, titles.items(), strict=True):
-        for record in records:
-            ax.plot(np.arange(1, 1 + len(record[name])), record[name], linewidth=1)
-        ax.set_title(title, fontsize="medium")
-        ax.grid(alpha=0.3)
-        if name != "log_odds":
-            ax.set_yscale("symlog")
-    for ax in axes[1]:
-        ax.set_xlabel("round")
-    return figure
+    hardest = [by_sparsity(points, algorithm)[-1] for algorithm in algorithms_of(points)]
+    return draw_kept(
+        {f"{p['algorithm']}, {p['sparsity']:.1%} pruned": p["leaf_sparsity"] for p in hardest}
+    )
 
 
 def algorithms_of(points: Points) -> list[str]:
-    """The algorithms, in their first order.
+    """The algorithms, in the order in which they first appear.
 
-    Examples:
+    Example:
       >>> algorithms_of([{'algorithm': 'snr'}, {'algorithm': 'bmr'}, {'algorithm': 'snr'}])
       ['snr', 'bmr']
     """
@@ -144,7 +153,7 @@ def algorithms_of(points: Points) -> list[str]:
 def by_sparsity(points: Points, algorithm: str) -> list[Mapping[str, Any]]:
     """The points of an algorithm, the sparsest last.
 
-    Examples:
+    Example:
       >>> points = [{'algorithm': 'snr', 'sparsity': 0.9}, {'algorithm': 'snr', 'sparsity': 0.5}]
       >>> [point['sparsity'] for point in by_sparsity(points, 'snr')]
       [0.5, 0.9]
@@ -154,16 +163,25 @@ def by_sparsity(points: Points, algorithm: str) -> list[Mapping[str, Any]]:
 
 
 def save_figure(path: Path, figure: Any) -> None:
-    """Write a picture, replacing an earlier one, and let go of it."""
+    """Write a picture as PNG, replacing an earlier one, and close it.
+
+    Args:
+      path: The file to write.
+      figure: A Matplotlib figure.
+
+    Raises:
+      FileNotFoundError: If the directory does not exist.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp(), 'layers.png')
+      >>> save_figure(path, draw_kept({'snr': {'dense_0': 0.9}}))
+      >>> path.read_bytes()[1:4]
+      b'PNG'
+    """
     with atomic_write(path, force=True) as temporary:
         figure.savefig(temporary, dpi=120, format="png")
     optional("matplotlib.pyplot", "plot").close(figure)
-
-
-def _figure(rows: int, columns: int, size: tuple[float, float]) -> tuple[Any, Any]:
-    optional("matplotlib", "plot").use("Agg")
-    plt = optional("matplotlib.pyplot", "plot")
-    return plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
 
 
 def _draw_line(ax: Any, line: Points, kind: str, metric: str, color: str, style: str) -> None:
@@ -185,7 +203,7 @@ def _values(tree: PyTree, seen: Mapping[str, Any]) -> np.ndarray:
 
 
 def _decibels(snr: np.ndarray) -> np.ndarray:
-    """Of those that are not pruned; what is below -100 dB is as good as nothing."""
+    """Decibels of the ratios that are not pruned, at least -100."""
     return np.maximum(20 * np.log10(snr[(snr > 0) & np.isfinite(snr)]), -100)
 
 

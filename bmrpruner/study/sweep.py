@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from bmrpruner.files import Checkpoint
+from bmrpruner.metrics import nonzeros
 from bmrpruner.pruning.pruned import Pruned, prune
 from bmrpruner.pruning.rules import Rule
 from bmrpruner.sparsity_types import NByM, parse_sparsity_type
@@ -179,7 +179,7 @@ def _point(key: str, rule: Rule, network: Pruned, seconds: float) -> Point:
 
 
 def _check_changed(rule: Rule, params: Any, network: Pruned, evaluator: Evaluator) -> None:
-    before = sum(int(np.count_nonzero(leaf)) for leaf in jax.tree.leaves(params))
+    before = int(nonzeros(params).total)
     if network.nonzeros == before:
         return
     if np.array_equal(evaluator.probe(params), evaluator.probe(network.params)):

@@ -55,6 +55,14 @@ def test_summaries_of_any_tree():
         assert float(summarize_sparsity(empty)["_total_sparsity"]) == 0
 
 
+def test_summaries_of_many_weights_do_not_overflow():
+    tree = [jax.ShapeDtypeStruct((80, 2**28), jnp.bfloat16), jax.random.key(0)]
+    report = jax.eval_shape(summarize_sparsity, tree)
+    assert {name: leaf.dtype for name, leaf in report.items()} == {
+        name: jnp.float32 for name in (*TOTALS, "0")
+    }
+
+
 def test_summarize_intersection():
     parameters = inspect.signature(summarize_intersection).parameters
     assert list(parameters) == ["mask_tree1", "mask_tree2", "only_total_intersection"]
@@ -84,7 +92,7 @@ def test_intersection_goes_by_key_paths_whatever_holds_them():
     masks = {"layer": {"kernel": jnp.ones(2, jnp.uint8), "bias": None}}
     found = numbers(summarize_intersection(masks, FrozenDict(masks)))
     assert found == {"_total_intersection": 1.0, "layer/kernel": 1.0, "layer/bias": None}
-    with pytest.raises(ValueError, match="'other' is a leaf of one"):
+    with pytest.raises(ValueError, match="the same leaves, got 'other' in one"):
         summarize_intersection(masks, {**masks, "other": None})
 
 

@@ -66,7 +66,7 @@ def test_agrees_with_exact_arithmetic_over_the_range(dtype):
 
 
 def test_float32_keeps_digits_where_precisions_nearly_agree():
-    """ln π − ln π₀, taken literally, has none left."""
+    """The difference ln π − ln π₀, computed as written in float32, has no correct digit."""
     prior = np.float32(1e12)
     precision = np.nextafter(prior, np.float32(np.inf))
     log, _ = exact(0, precision, prior, np.inf)

@@ -1,29 +1,17 @@
 """The Bayes-by-Backprop study, in a short form."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "bayes_by_backprop.py"
+from tests.examples.running import check_refused, run
 
-
-def run(*options, cwd):
-    return subprocess.run(
-        [sys.executable, EXAMPLE, *options],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
+EXAMPLE = "bayes_by_backprop.py"
 
 
 def test_it_leaves_a_table_numbers_a_posterior_and_a_picture(tmp_path):
     options = ("--epochs", "2", "--hidden", "16", "--sparsities", "0", "0.9", "--out", "out")
-    finished = run(*options, cwd=tmp_path)
+    finished = run(EXAMPLE, *options, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert "Bayes by Backprop" in finished.stdout
     out = tmp_path / "out"
@@ -44,8 +32,4 @@ def test_it_leaves_a_table_numbers_a_posterior_and_a_picture(tmp_path):
     ],
 )
 def test_bad_options_end_in_one_line(tmp_path, options, named):
-    finished = run(*options, cwd=tmp_path)
-    assert finished.returncode == 2
-    assert named in finished.stderr
-    assert "Traceback" not in finished.stderr
-    assert list(tmp_path.iterdir()) == []
+    check_refused(EXAMPLE, *options, cwd=tmp_path, named=named)

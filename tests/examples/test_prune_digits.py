@@ -2,18 +2,16 @@
 
 import gzip
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.examples.running import EXAMPLES, check_refused, run
 from tests.idx_files import idx, write_split
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
-import data  # noqa: E402
+import data
 
 
 def write_dataset(directory, pack=gzip.compress, suffix=".gz"):
@@ -83,17 +81,6 @@ def test_spoiled_files_are_named(tmp_path, name, spoil):
         data.load(tmp_path)
 
 
-def run(*options, cwd):
-    return subprocess.run(
-        [sys.executable, EXAMPLES / "prune.py", *options],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-
-
 @pytest.mark.parametrize(
     ("options", "named"),
     [
@@ -105,17 +92,12 @@ def run(*options, cwd):
     ],
 )
 def test_bad_options_end_in_one_line(tmp_path, options, named):
-    finished = run(*options, cwd=tmp_path)
-    assert finished.returncode == 2
-    assert named in finished.stderr
-    assert "Traceback" not in finished.stderr
-    assert list(tmp_path.iterdir()) == []
+    check_refused("prune.py", *options, cwd=tmp_path, named=named)
 
 
 def test_it_leaves_a_table_numbers_and_pictures(tmp_path):
-    finished = run(
-        "--seeds", "1", "--sparsities", "0.8", "--epochs", "3", "--out", "out", cwd=tmp_path
-    )
+    options = ("--seeds", "1", "--sparsities", "0.8", "--epochs", "3", "--out", "out")
+    finished = run("prune.py", *options, cwd=tmp_path)
     assert finished.returncode == 0, finished.stderr
     assert "IVON + bmr" in finished.stdout
     out = tmp_path / "out"

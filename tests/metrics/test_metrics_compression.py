@@ -96,9 +96,9 @@ def test_bits_take_packed_masks():
 
 def test_bits_name_what_does_not_fit():
     leaf = {"a": [jnp.ones((4, 5))]}
-    with pytest.raises(ValueError, match=r"masks: .*'a/0', got float32 of shape \(3,\)"):
+    with pytest.raises(ValueError, match=r"masks\['a/0'\]: .*, got float32 of shape \(3,\)"):
         metrics.bits(leaf, {"a": [jnp.ones(3)]})
-    with pytest.raises(TypeError, match="masks: expected an array or None for leaf 'a/0', got 1"):
+    with pytest.raises(TypeError, match=r"masks\['a/0'\]: expected None, or an array .* got int"):
         metrics.bits(leaf, {"a": [1]})
     with pytest.raises(ValueError, match="masks: expected the tree structure of params"):
         metrics.bits({"a": jnp.ones(4)}, {"b": jnp.ones(4)})

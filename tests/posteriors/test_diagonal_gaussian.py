@@ -257,8 +257,8 @@ def test_errors_of_the_fields(fields, error, message):
     ("mask", "error", "message"),
     [
         ({"v": None}, ValueError, "masks: expected the tree structure of mean"),
-        ({"w": jnp.ones(3)}, ValueError, r"masks\['w'\]: .*\(2,\), or 1 bytes .* float32\(3,\)"),
-        ({"w": jnp.ones(1)}, ValueError, r"masks\['w'\]: .* float32\(1,\)"),
+        ({"w": jnp.ones(3)}, ValueError, r"masks\['w'\]: .*mean, \(2,\), or \(1,\) .*got .*\(3,\)"),
+        ({"w": jnp.ones(1)}, ValueError, r"masks\['w'\]: .*got float32 of shape \(1,\)"),
         ({"w": 1}, TypeError, r"masks\['w'\]: .* got int"),
     ],
 )

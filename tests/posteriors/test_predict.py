@@ -43,12 +43,46 @@ def test_any_model_any_output_compiled_once():
         traced.append(1)
         return {"probs": jax.nn.softmax(jax.vmap(model)(x)), "half": x.astype(jnp.bfloat16)}
 
-    out = [predict(apply_fn, posterior, X, jax.random.key(i), samples=16) for i in range(2)]
-    assert len(traced) == 1
+    out = [predict(apply_fn, posterior, X, jax.random.key(0), samples=16)]
+    times = len(traced)
+    out.append(predict(apply_fn, posterior, X, jax.random.key(1), samples=16))
+    assert len(traced) == times
     assert out[0]["half"].dtype == jnp.bfloat16
     assert not np.array_equal(out[0]["probs"], out[1]["probs"])
     np.testing.assert_allclose(out[0]["probs"], jax.nn.softmax(jax.vmap(model)(X)), atol=0.02)
     np.testing.assert_allclose(out[0]["probs"].sum(1), 1, rtol=1e-5)
+
+
+def test_the_average_of_each_dtype_is_summed_in_float32():
+    """The mean of 300 ones is 1; added up in bfloat16, they would stop at 256."""
+    posterior = DiagonalGaussian(jnp.array([1.0]), jnp.array([jnp.inf]))
+
+    def apply_fn(w, x):
+        half = x + w.astype(jnp.bfloat16)
+        return {"half": half, "whole": jnp.arange(2), "hit": w > 0, "none": None}
+
+    out = predict(apply_fn, posterior, jnp.zeros(1, jnp.bfloat16), jax.random.key(0), samples=300)
+    assert {name: leaf.dtype for name, leaf in out.items() if leaf is not None} == {
+        "half": jnp.bfloat16,
+        "whole": jnp.float32,
+        "hit": jnp.float32,
+    }
+    assert (out["half"].tolist(), out["whole"].tolist(), out["hit"].tolist()) == ([1], [0, 1], [1])
+
+
+def test_draws_take_the_memory_of_one():
+    """The largest buffer of the program does not grow with the number of draws."""
+    posterior = DiagonalGaussian(jnp.zeros((50, 40)), jnp.ones((50, 40)))
+    x, key = jnp.ones((30, 50)), jax.random.key(0)
+
+    def apply_fn(w, x):
+        return x @ w
+
+    def temporary(samples):
+        run = jax.jit(lambda p, key: predict(apply_fn, p, x, key, samples))
+        return run.lower(posterior, key).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(200) < temporary(2) + 50 * 40 * 4
 
 
 def test_no_samples_is_the_mean_network():

@@ -24,12 +24,29 @@ def test_biases_of_any_name():
     assert jax.jit(models.mlp)(params, jnp.ones((1, 2))).tolist() == [[1.0, 1.0]]
 
 
+def test_initial_parameters_are_he_normal_and_run():
+    """Kernels have the variance 2 / inputs; biases are zero."""
+    params = models.init_mlp(jax.random.key(0), (200, 100, 3))
+    assert list(params) == ["dense_0", "dense_1"]
+    assert [layer["kernel"].shape for layer in params.values()] == [(200, 100), (100, 3)]
+    assert not any(layer["bias"].any() for layer in params.values())
+    assert float(jnp.var(params["dense_0"]["kernel"])) == pytest.approx(2 / 200, rel=0.05)
+    assert models.mlp(params, jnp.ones((5, 200))).shape == (5, 3)
+    with pytest.raises(ValueError, match="sizes: expected"):
+        models.init_mlp(jax.random.key(0), (200,))
+
+
+def test_another_activation_is_for_hidden_layers_only():
+    params = {"a": {"kernel": jnp.eye(2)}, "b": {"kernel": jnp.eye(2)}}
+    assert models.mlp(params, jnp.array([[1.0, -3.0]]), jnp.square).tolist() == [[1.0, 9.0]]
+
+
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"conv": {"kernel": jnp.ones((3, 3, 1, 8))}}, "conv/kernel: a multilayer perceptron"),
+        ({"conv": {"kernel": jnp.ones((3, 3, 1, 8))}}, "conv/kernel: expected a kernel of two"),
         ({"a": {"kernel": jnp.ones((2, 2)), "other": jnp.ones((2, 2))}}, "a/other"),
-        ({"a": {"bias": jnp.ones(2)}}, "found none"),
+        ({"a": {"bias": jnp.ones(2)}}, "expected kernels of two axes, got none"),
     ],
 )
 def test_other_networks_are_refused(params, message):
