@@ -1,4 +1,4 @@
-"""How far a network can be pruned: tasks, evaluation, sweeps over rules, pictures and reports."""
+"""Find out how far a network can be pruned: tasks, evaluation, sweeps, pictures and reports."""
 
 from bmrpruner.study import idx, models
 from bmrpruner.study.evaluation import Evaluator

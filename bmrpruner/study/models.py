@@ -12,22 +12,23 @@ from bmrpruner._tree import PyTree, join, keyed_leaves
 
 
 def mlp(params: PyTree, inputs: Any) -> jax.Array:
-    """Logits of a multilayer perceptron with ReLU: what `bmrpruner.study.models:mlp` names.
+    """Compute the logits of a multilayer perceptron with ReLU.
 
-    The layers are the arrays of two axes, (inputs, outputs), in the order of their names, numbers
-    by value. An array of one axis under the same parent is added to the outputs.
+    Its name for `bmrpruner sweep --model` is `bmrpruner.study.models:mlp`. The layers are the
+    arrays of two axes, (inputs, outputs), in the order of their names, numbers by value. An array
+    of one axis under the same parent is added to the outputs.
 
     Args:
       params: Nested dicts, such as `{'dense_0': {'kernel': ..., 'bias': ...}, 'dense_1': ...}`.
       inputs: (n, features).
 
     Returns:
-      (n, classes).
+      Logits, (n, classes).
 
     Raises:
       ValueError: If there is no layer, or an array that is no kernel and no bias.
 
-    Examples:
+    Example:
       >>> params = {'a': {'kernel': -jnp.eye(2)}, 'b': {'kernel': jnp.eye(2), 'bias': jnp.ones(2)}}
       >>> mlp(params, jnp.array([[1.0, -3.0]])).tolist()
       [[1.0, 4.0]]
@@ -37,13 +38,13 @@ def mlp(params: PyTree, inputs: Any) -> jax.Array:
         layer = layers.setdefault(join(key[:-1]), {})
         if leaf.ndim not in (1, 2) or leaf.ndim in layer:
             raise ValueError(
-                f"{join(key)}: a multilayer perceptron has a kernel of two axes in each layer and "
-                f"perhaps a bias of one, got another array of shape {leaf.shape}."
+                f"{join(key)}: expected a kernel of two axes and at most one bias of one axis in a "
+                f"layer of a multilayer perceptron, got another array of shape {leaf.shape}."
             )
         layer[leaf.ndim] = leaf
     names = sorted((name for name in layers if 2 in layers[name]), key=_by_number)
     if not names:
-        raise ValueError("A multilayer perceptron has kernels of two axes, found none.")
+        raise ValueError("params: expected kernels of two axes, got none.")
     x = jnp.asarray(inputs)
     for name in names:
         x = x @ layers[name][2] + layers[name].get(1, 0)

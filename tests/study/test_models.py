@@ -27,9 +27,12 @@ def test_biases_of_any_name():
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"conv": {"kernel": jnp.ones((3, 3, 1, 8))}}, "conv/kernel: a multilayer perceptron"),
+        (
+            {"conv": {"kernel": jnp.ones((3, 3, 1, 8))}},
+            "conv/kernel: expected a kernel of two axes",
+        ),
         ({"a": {"kernel": jnp.ones((2, 2)), "other": jnp.ones((2, 2))}}, "a/other"),
-        ({"a": {"bias": jnp.ones(2)}}, "found none"),
+        ({"a": {"bias": jnp.ones(2)}}, "params: expected kernels of two axes, got none"),
     ],
 )
 def test_other_networks_are_refused(params, message):
