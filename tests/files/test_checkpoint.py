@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bmrpruner import DiagonalGaussian, files
-from tests.files.networks import SUFFIXES, assert_same_bits, mean_field
+from tests.files.posterior_files import SUFFIXES, assert_same_bits, mean_field
 
 
 def random_masks(checkpoint, sparsity, seed=1):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bmrpruner import files
-from tests.files.networks import SUFFIXES, assert_same_bits, write
+from tests.files.posterior_files import SUFFIXES, assert_same_bits, write
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bmrpruner import files
-from tests.files.networks import SUFFIXES, write
+from tests.files.posterior_files import SUFFIXES, write
 
 K0, K1 = "dense_0/kernel", "dense_1/kernel"
 BAD_TENSORS = {

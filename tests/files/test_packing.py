@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bmrpruner import files
-from tests.files.networks import SUFFIXES, assert_same_bits
+from tests.files.posterior_files import SUFFIXES, assert_same_bits
 
 
 @settings(max_examples=30, deadline=None)
