@@ -34,8 +34,8 @@ class Training(NamedTuple):
 
 def make_optimizer(training: Training, examples: int, epochs: int) -> Any:
     """AdamW or IVON, wrapped by the pruner, which keeps pruned weights at zero."""
-    steps = epochs * (examples // 100)
     warmup = NETWORKS[training.network].warmup
+    steps = count_steps(examples, epochs, warmup)
     rate = optax.warmup_cosine_decay_schedule(0.0, 0.3, warmup, steps)
     if training.optimizer == "AdamW":
         inner = optax.adamw(optax.cosine_decay_schedule(1e-3, steps))
@@ -49,6 +49,20 @@ def make_optimizer(training: Training, examples: int, epochs: int) -> Any:
         inner = bmrpruner.ivon(rate, ess=examples, weight_decay=prior)
     pruner = make_pruner(training.algorithm, training.sparsity, steps)
     return pruner.wrap_optax(inner, mask_updates=True)
+
+
+def count_steps(examples: int, epochs: int, warmup: int) -> int:
+    """The steps of all epochs; a ValueError unless there are more than those of the warm-up."""
+    per_epoch = examples // 100
+    if not per_epoch:
+        raise ValueError(f"training images: expected 100 at least, got {examples}.")
+    needed = warmup // per_epoch + 1
+    if epochs < needed:
+        raise ValueError(
+            f"epochs: expected at least {needed} of {per_epoch} steps each, as the learning rate "
+            f"has a warm-up of {warmup} steps, got {epochs}."
+        )
+    return epochs * per_epoch
 
 
 def make_pruner(algorithm: str, sparsity: float | None, steps: int = 0) -> bmrpruner.BaseUpdater:

@@ -38,6 +38,14 @@ def check_positive(field: str, value: Any, *, allow_zero: bool = False) -> None:
         )
 
 
+def check_seed(field: str, value: Any) -> None:
+    """Raise unless `value` is an integer in [0, 2**32): JAX ignores the higher bits of a seed."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{field}: expected an integer in [0, 2**32), got {value!r}.")
+    if not 0 <= value < 2**32:
+        raise ValueError(f"{field}: expected an integer in [0, 2**32), got {value}.")
+
+
 def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     """`" Did you mean 'x'?"` for the closest known name, or nothing if none reaches the cutoff."""
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=cutoff)

@@ -1,4 +1,4 @@
-"""From words on a command line, in a file or in YAML, to a command and its options."""
+"""Parse words on a command line, in a file or in YAML into a command with its options."""
 
 from __future__ import annotations
 
@@ -14,19 +14,22 @@ import tyro
 
 
 class UsageError(ValueError):
-    """What was asked for cannot be parsed."""
+    """Raised for words that cannot be parsed."""
 
 
 def parse(commands: Mapping[str, Callable[..., Any]], words: Sequence[str], about: str) -> Any:
-    """The chosen command, filled in.
+    """Choose a command and fill in its options.
 
     Args:
       commands: Dataclasses by name.
       words: The arguments; `@FILE` and `--config FILE` among them stand for a file's contents.
       about: Describes the program.
 
+    Returns:
+      An instance of the chosen dataclass.
+
     Raises:
-      UsageError: In one line.
+      UsageError: If the words are no command with its options.
       SystemExit: After `--help`.
     """
     words = expand(words)
@@ -46,11 +49,20 @@ def parse(commands: Mapping[str, Callable[..., Any]], words: Sequence[str], abou
 
 
 def expand(words: Sequence[str]) -> list[str]:
-    """The words, with those of files in place of their names.
+    """Replace `@FILE` and `--config FILE` by the words in these files.
 
     Options after `--config` and `@FILE` override theirs.
 
-    Examples:
+    Args:
+      words: The arguments.
+
+    Returns:
+      The arguments without `@FILE` and `--config`.
+
+    Raises:
+      UsageError: If a file cannot be read, or is not YAML.
+
+    Example:
       >>> expand(['inspect', 'net.npz', '--json'])
       ['inspect', 'net.npz', '--json']
     """
@@ -66,15 +78,19 @@ def expand(words: Sequence[str]) -> list[str]:
         return expanded
     at = expanded.index("--config")
     if at + 1 == len(expanded):
-        raise UsageError("--config: expected the name of a YAML file.")
+        raise UsageError("config: expected the name of a YAML file, got nothing.")
     rest = expanded[:at] + expanded[at + 2 :]
     return rest[:1] + _from_yaml(expanded[at + 1]) + rest[1:]
 
 
 def comma_separated(kind: Callable[[str], Any], metavar: str) -> Any:
-    """A list given as one word, `0,.5,.9`.
+    """Make the tyro specification of a list given as one word, such as `0,.5,.9`.
 
-    Examples:
+    Args:
+      kind: Reads one item.
+      metavar: Stands for the value in the help.
+
+    Example:
       >>> comma_separated(float, 'X,...').instance_from_str(['0,.5'])
       (0.0, 0.5)
     """
@@ -88,9 +104,13 @@ def comma_separated(kind: Callable[[str], Any], metavar: str) -> Any:
 
 
 def maybe(kind: Callable[[str], Any], metavar: str) -> Any:
-    """A value that may be left out.
+    """Make the tyro specification of a value that may be left out.
 
-    Examples:
+    Args:
+      kind: Reads the value.
+      metavar: Stands for the value in the help.
+
+    Example:
       >>> maybe(float, 'X').instance_from_str(['.5'])
       0.5
     """
@@ -104,9 +124,12 @@ def maybe(kind: Callable[[str], Any], metavar: str) -> Any:
 
 
 def named_number(word: str) -> tuple[str, float]:
-    """`'snr=0.5'` as a pair.
+    """Split `'snr=0.5'` into a name and a number.
 
-    Examples:
+    Raises:
+      ValueError: If it is something else.
+
+    Example:
       >>> named_number('snr=0.5')
       ('snr', 0.5)
     """
@@ -118,15 +141,16 @@ def named_number(word: str) -> tuple[str, float]:
 
 
 def _from_yaml(name: str) -> list[str]:
-    """Options out of a mapping: lists joined by commas, true and false as flags."""
+    """Read options from a mapping: lists become words with commas, true and false flags."""
     import yaml
 
     try:
         options = yaml.safe_load(_text(name))
     except yaml.YAMLError as error:
-        raise UsageError(f"{name}: not YAML: {error}") from error
+        raise UsageError(f"{name}: expected YAML, got {error}") from error
     if not isinstance(options, dict):
-        raise UsageError(f"{name}: expected a mapping of options to values.")
+        kind = type(options).__name__
+        raise UsageError(f"{name}: expected a mapping of options to values, got a {kind}.")
     words: list[str] = []
     for key, value in options.items():
         option = f"--{str(key).replace('_', '-')}"
@@ -149,11 +173,11 @@ def _text(name: str) -> str:
     try:
         return Path(name).read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{name}: cannot be read: {error}") from error
+        raise UsageError(f"{name}: expected a text file, got {error}") from error
 
 
 def _said(box: str) -> str:
-    """What stands in a box of tyro's between its title and the next rule, drawn in any style."""
+    """Take the text out of a box that tyro drew: what is between its title and the next line."""
     lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
     lines = [line if line.strip("-") else "" for line in lines]
     return " ".join(itertools.takewhile(bool, itertools.dropwhile(lambda x: not x, lines[1:])))

@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps of a long job."""
+"""Ctrl-C that waits until the current step of a long job is done."""
 
 from __future__ import annotations
 
@@ -11,10 +11,18 @@ from typing import Any
 
 @contextlib.contextmanager
 def between_steps() -> Iterator[Callable[[], None]]:
-    """Yields a function to call after every step: it raises if there was a Ctrl-C.
+    """Let a Ctrl-C wait until the current step is done; a second one does not wait.
 
-    A second Ctrl-C does not wait. Raised anywhere, an interrupt would be lost where Python cannot
-    raise, such as in the callback by which JAX takes part in garbage collection.
+    An interrupt raised in the middle of a step may be lost: Python cannot raise in callbacks such
+    as the one by which JAX takes part in garbage collection.
+
+    Yields:
+      A function to call after every step: it raises a KeyboardInterrupt if there was a Ctrl-C.
+
+    Example:
+      >>> with between_steps() as check:
+      ...     for _ in range(3):
+      ...         check()
     """
     asked = threading.Event()
 

@@ -1,17 +1,19 @@
-"""The commands. Each is a dataclass of options, and calls one function of the library."""
+"""The commands: each is a dataclass of options that calls one function of the library."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from bmrpruner import files, pruning, study
+from bmrpruner._checks import check_seed
 from bmrpruner.cli import interrupt, tables
 from bmrpruner.cli.arguments import comma_separated, maybe, named_number, parse
 
@@ -19,7 +21,7 @@ ABOUT = "Prune a trained network or a posterior, see how far it can go, and repo
 EXAMPLES = {
     "": """\
   bmrpruner inspect posterior.npz
-  bmrpruner prune posterior.npz --algorithm snr --sparsity .9 --out pruned.npz
+  bmrpruner prune posterior.npz --algorithm global_snr --sparsity .9 --out pruned.npz
   bmrpruner sweep posterior.npz --data mnist/ --out results/
   bmrpruner report results/""",
     "inspect": """\
@@ -27,7 +29,7 @@ EXAMPLES = {
   bmrpruner inspect checkpoint.safetensors --json | jq .weights
   bmrpruner inspect posterior.npz --prior-precision 10     # ΔF for the prior N(0, 1/10)""",
     "prune": """\
-  bmrpruner prune posterior.npz --algorithm snr --sparsity .9 --out pruned.npz
+  bmrpruner prune posterior.npz --algorithm global_snr --sparsity .9 --out pruned.npz
   bmrpruner prune posterior.npz --algorithm snr --threshold 1 --out pruned.safetensors --packed
   bmrpruner prune posterior.npz --evidence --exclude 'head/*' --out pruned.npz
   bmrpruner prune posterior.npz --evidence --temperature .1 --out pruned.npz
@@ -37,6 +39,7 @@ EXAMPLES = {
   bmrpruner sweep posterior.npz --data mnist/ --out results/
   bmrpruner sweep net.npz --model mynet:forward --data test.npz --ood other.npz --out results/
   bmrpruner sweep posterior.npz --data mnist/ --thresholds snr=.5,bmr=0 --out results/
+  bmrpruner sweep posterior.npz --data mnist/ --temperature .1 --out results/
   bmrpruner sweep --config sweep.yaml --resume             # after Ctrl-C""",
     "report": """\
   bmrpruner report results/
@@ -100,7 +103,8 @@ class Prune:
     out: Path
     """What to write; the suffix, .npz or .safetensors, says how."""
     algorithm: str = "bmr"
-    """How weights are ranked: bmr, snr, magnitude, random, posterior_variance, ..."""
+    """How weights are ranked: bmr, snr, magnitude, random, posterior_variance, ... by layer;
+    global_bmr, global_snr, global_magnitude over the whole network."""
     sparsity: Number = None
     """Fraction of the weights to prune."""
     threshold: Number = None
@@ -117,17 +121,21 @@ class Prune:
     Otherwise zeros stand in for the others, for any program to read: compressed in .npz, in full
     size in .safetensors."""
     force: bool = False
-    """Replace the output file."""
+    """Replace the output file; of a symbolic link, the link and not what it points to."""
     json: bool = False
     """Print JSON."""
     where: Where = dataclasses.field(default_factory=Scope)
 
     def __call__(self) -> None:
         """Prune, write, and print what was written."""
+        check_seed("seed", self.seed)
         threshold = self.threshold
         if self.evidence:
             if self.threshold is not None or self.algorithm != "bmr":
-                raise ValueError("--evidence is bmr with the threshold 0: leave out what differs.")
+                given = f"--algorithm {self.algorithm}, --threshold {self.threshold}"
+                raise ValueError(
+                    f"evidence: expected no other algorithm and no threshold beside it, got {given}"
+                )
             threshold = 0.0
         rule = pruning.Rule(
             self.algorithm,
@@ -137,9 +145,10 @@ class Prune:
             temperature=self.temperature,
             **vars(self.where),
         )
-        done = pruning.prune_file(
-            self.file, self.out, rule, self.force, self.packed, self.prior_precision
-        )
+        with _naming(self.file):
+            done = pruning.prune_file(
+                self.file, self.out, rule, self.force, self.packed, self.prior_precision
+            )
         tables.show(done, self.json, tables.pruned)
 
 
@@ -157,12 +166,15 @@ class Sweep:
     """module:function, from parameters (nested dicts) and inputs to logits."""
     ood: Path | None = None
     """Out-of-distribution data in the same form; by default the data with shuffled features."""
-    algorithms: Words = ("snr", "bmr", "magnitude")
-    """How weights are ranked."""
+    algorithms: Words = ()
+    """How weights are ranked; by default global_snr, global_bmr and global_magnitude for single
+    weights, and snr, bmr and magnitude for groups."""
     sparsities: Numbers = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
     """Fractions of the weights to prune; N:M patterns need none."""
     thresholds: Thresholds = ()
     """Thresholds of scores to prune by as well, such as snr=.5,bmr=0."""
+    temperature: float = 1.0
+    """Of the posterior in bmr and its kin, as in prune; the other algorithms have none."""
     samples: int = 20
     """Draws from the posterior to average over."""
     seed: int = 0
@@ -180,15 +192,20 @@ class Sweep:
 
     def __call__(self) -> None:
         """Sweep, with progress on stderr, and print the table."""
+        check_seed("seed", self.seed)
         rules = study.make_rules(
-            self.algorithms,
+            self.algorithms or study.default_algorithms(self.where.sparsity_type),
             self.sparsities,
             dict(self.thresholds),
+            self.temperature,
             seed=self.seed,
             **vars(self.where),
         )
         checkpoint = files.load(self.file, self.prior_precision)
         task = study.load_task(self.data, self.ood, self.seed)
+        model = study.load_model(self.model)
+        with _naming(self.file, self.data):
+            study.check_model(model, checkpoint.params, task)
         try:
             with interrupt.between_steps() as check, tables.progress(len(rules)) as advance:
 
@@ -215,7 +232,7 @@ class Sweep:
             ) from None
         tables.show(dataclasses.asdict(found), self.json, tables.swept)
         if not self.json:
-            print(f"Wrote results.json, results.csv and pictures to {self.out}/.")
+            print(tables.visible(f"Wrote results.json, results.csv and pictures to {self.out}/."))
 
 
 @dataclasses.dataclass
@@ -227,21 +244,21 @@ class Report:
     out: Path | None = None
     """What to write; by default report.html in the directory."""
     force: bool = False
-    """Replace the page."""
+    """Replace the page; of a symbolic link, the link and not what it points to."""
     json: bool = False
     """Print JSON."""
 
     def __call__(self) -> None:
         """Write the page and say where."""
         out = study.write_report(self.directory, self.out, self.force)
-        print(json.dumps({"out": str(out)}) if self.json else f"Wrote {out}.")
+        print(json.dumps({"out": str(out)}) if self.json else tables.visible(f"Wrote {out}."))
 
 
 COMMANDS = {"inspect": Inspect, "prune": Prune, "sweep": Sweep, "report": Report}
 
 
 def run(words: Sequence[str]) -> int:
-    """Run a command.
+    """Run a command and print what it found.
 
     Args:
       words: The arguments after the program's name.
@@ -249,7 +266,7 @@ def run(words: Sequence[str]) -> int:
     Returns:
       The exit code: 0, or 2 after one line on stderr that says what is wrong.
 
-    Examples:
+    Example:
       >>> run(['report', 'nowhere'])  # one line on stderr
       2
     """
@@ -266,6 +283,17 @@ def run(words: Sequence[str]) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def _naming(*paths: Path) -> Iterator[None]:
+    """Put the names of the files in front of an error that does not name one."""
+    try:
+        yield
+    except ValueError as error:
+        if any(str(path) in str(error) for path in paths):
+            raise
+        raise ValueError(f"{', '.join(map(str, paths))}: {error}") from error
+
+
 def _fail(message: str) -> int:
-    print(f"bmrpruner: {' '.join(message.split())}", file=sys.stderr)
+    print(f"bmrpruner: {tables.visible(' '.join(message.split()))}", file=sys.stderr)
     return 2

@@ -1,4 +1,8 @@
-"""What the commands print: tables for people, JSON for programs."""
+"""What the commands print: tables for people, JSON for programs.
+
+Names from files are printed as they are: they are not rich markup, and characters that would act on
+the terminal are replaced by their escapes.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +17,51 @@ import rich.progress
 from rich.table import Table
 
 
+def visible(text: str) -> str:
+    r"""Replace characters that cannot be printed by their escapes.
+
+    Args:
+      text: A name or a message, which may hold control characters.
+
+    Returns:
+      The text, with `\x1b` spelled out in place of an escape character, and so on.
+
+    Example:
+      >>> print(visible('red: \x1b[31m'))
+      red: \x1b[31m
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def show(found: dict[str, Any], as_json: bool, make_tables: Callable[..., list[Any]]) -> None:
-    """Print JSON, or tables: as wide as they need to be, unless a terminal is narrower."""
+    """Print JSON, or tables: as wide as they need to be, unless a terminal is narrower.
+
+    Args:
+      found: What JSON can hold.
+      as_json: Print JSON in place of tables.
+      make_tables: Makes tables and lines of text of `found`.
+    """
     if as_json:
         print(json.dumps(found, indent=1))
         return
-    console = rich.console.Console()
+    console = _console()
     if not console.is_terminal:
-        console.width = 160
-    for table in make_tables(found):
-        console.print(table)
+        console.width = 10_000
+    for item in make_tables(found):
+        console.print(visible(item) if isinstance(item, str) else item)
 
 
 @contextlib.contextmanager
 def progress(total: int) -> Iterator[Callable[[list[Any]], None]]:
-    """A bar on stderr; a line for each point where stderr is no terminal."""
-    console = rich.console.Console(stderr=True)
+    """Show a bar on stderr, or print a line for each point where stderr is no terminal.
+
+    Args:
+      total: How many points there will be.
+
+    Yields:
+      A function to call with all points so far.
+    """
+    console = _console(stderr=True)
     columns = rich.progress.Progress.get_default_columns()
     hidden = not console.is_terminal
     with rich.progress.Progress(*columns, console=console, transient=True, disable=hidden) as bar:
@@ -37,16 +70,18 @@ def progress(total: int) -> Iterator[Callable[[list[Any]], None]]:
         def advance(points: list[Any]) -> None:
             bar.update(task, completed=len(points))
             if points and hidden:
-                console.print(f"{len(points)} of {total}: {points[-1]['label']}", highlight=False)
+                label = visible(points[-1]["label"])
+                console.print(f"{len(points)} of {total}: {label}", highlight=False)
 
         yield advance
 
 
 def inspection(found: dict[str, Any]) -> list[Any]:
-    """Leaves with their quantiles, and what thresholds would prune."""
+    """Make tables of the leaves with their quantiles, and of what thresholds would prune."""
     table = _table("leaf", "shape", "dtype", "zeros", *_QUANTILES)
     for leaf in found["leaves"]:
-        table.add_row(
+        _add_row(
+            table,
             leaf["name"],
             "×".join(map(str, leaf["shape"])),
             leaf["dtype"],
@@ -58,7 +93,7 @@ def inspection(found: dict[str, Any]) -> list[Any]:
     if found["evidence"] is not None:
         shares = _table("pruned by", *(f"SNR ≤ {t}" for t in found["snr"]), "ΔF ≥ 0")
         values = [*found["snr"].values(), found["evidence"]]
-        shares.add_row("share", *(f"{value:.1%}" for value in values))
+        _add_row(shares, "share", *(f"{value:.1%}" for value in values))
         tables.append(shares)
         tables.append(f"Prior precision {found['prior_precision'] or 'by leaf'}.")
     tables.append(f"{found['weights']:,} weights, {found['nonzeros']:,} of them not zero.")
@@ -73,12 +108,12 @@ def inspection(found: dict[str, Any]) -> list[Any]:
 
 
 def pruned(done: dict[str, Any]) -> list[Any]:
-    """What is left of each leaf, and of the file."""
+    """Make a table of what is left of each leaf, and lines about the file."""
     table = _table("leaf", "pruned", title=done["rule"])
     for name, sparsity in done["leaf_sparsity"].items():
-        table.add_row(name, f"{sparsity:.2%}")
+        _add_row(table, name, f"{sparsity:.2%}")
     table.add_section()
-    table.add_row("all of these", f"{done['sparsity']:.2%}")
+    _add_row(table, "all of these", f"{done['sparsity']:.2%}")
     before, after = done["bytes_before"], done["bytes_after"]
     hint = "" if done["packed"] else " With --packed, fewer: then only bmrpruner reads it."
     return [
@@ -90,14 +125,15 @@ def pruned(done: dict[str, Any]) -> list[Any]:
 
 
 def swept(found: dict[str, Any]) -> list[Any]:
-    """One line per point, at the mean and averaged."""
+    """Make a table of a line per point: its metrics at the mean, and averaged."""
     table = _table("rule", "pruned", "nonzeros", "s", "accuracy", "NLL", "ECE", "OOD", *_AVERAGED)
     previous = None
     for point in found["points"]:
         if previous not in (None, point["algorithm"]):
             table.add_section()
         previous = point["algorithm"]
-        table.add_row(
+        _add_row(
+            table,
             point["label"],
             f"{point['sparsity']:.1%}",
             f"{point['nonzeros']:,}",
@@ -112,12 +148,20 @@ _QUANTILES = ("SNR 5 %", "50 %", "95 %", "ΔF 5 %", "50 %", "95 %")
 _AVERAGED = ("avg. accuracy", "NLL", "ECE", "OOD")
 
 
-def _table(first: str, *others: str, title: str | None = None) -> Table:
-    table = Table(box=rich.box.SIMPLE_HEAD, title=title)
+def _console(stderr: bool = False) -> rich.console.Console:
+    return rich.console.Console(stderr=stderr, markup=False, emoji=False)
+
+
+def _table(first: str, *others: str, title: str = "") -> Table:
+    table = Table(box=rich.box.SIMPLE_HEAD, title=visible(title) or None)
     table.add_column(first, no_wrap=True)
     for column in others:
         table.add_column(column, justify="right", no_wrap=True)
     return table
+
+
+def _add_row(table: Table, *cells: str) -> None:
+    table.add_row(*map(visible, cells))
 
 
 def _middle(quantiles: list[float] | None) -> list[str]:

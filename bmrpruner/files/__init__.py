@@ -1,4 +1,4 @@
-"""Parameters, posteriors and pruned networks in files: `.npz`, `.safetensors`, orbax directories.
+"""Read and write parameters, posteriors and pruned networks: `.npz`, `.safetensors`, orbax.
 
 Tensors are named by their key paths, joined by `/`. `…/mean` with one of `…/std`, `…/rho`,
 `…/precision` and `…/draws` beside it is a leaf with a posterior; every other name is a plain leaf.

@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all."""
+"""Write a file as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def atomic_write(path: Path | str, force: bool = False) -> Iterator[Path]:
 
     Args:
       path: The file to make.
-      force: Replace a file that is there; otherwise refuse to.
+      force: Replace a file that is there; otherwise refuse to. A symbolic link is replaced itself,
+        and the file that it points to stays as it is.
 
     Yields:
       The temporary path, in the directory of `path`.
@@ -34,7 +35,9 @@ def atomic_write(path: Path | str, force: bool = False) -> Iterator[Path]:
     path = Path(path)
     refuse_existing(path, force)
     if not path.parent.is_dir():
-        raise FileNotFoundError(f"{path}: there is no directory {path.parent}; make it first.")
+        raise FileNotFoundError(
+            f"{path}: expected a directory {path.parent} to write to, got none; make it first."
+        )
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary
@@ -44,8 +47,25 @@ def atomic_write(path: Path | str, force: bool = False) -> Iterator[Path]:
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Raise a FileExistsError if `path` is there and must not be replaced."""
+    """Check that a file may be made under a name.
+
+    Args:
+      path: The file to make.
+      force: Whether a file or a symbolic link that is there may be replaced.
+
+    Raises:
+      FileExistsError: If `path` is a directory, or exists and must not be replaced. A symbolic link
+        exists even if what it points to does not.
+
+    Example:
+      >>> refuse_existing(Path('/'), force=True)
+      Traceback (most recent call last):
+      FileExistsError: /: expected the name of a file, got a directory.
+    """
     if path.is_dir():
-        raise FileExistsError(f"{path} is a directory; name a file.")
-    if path.exists() and not force:
-        raise FileExistsError(f"{path} exists; write elsewhere, or replace it with --force.")
+        raise FileExistsError(f"{path}: expected the name of a file, got a directory.")
+    if os.path.lexists(path) and not force:
+        raise FileExistsError(
+            f"{path}: expected a new name, got one that exists; write elsewhere, or replace it "
+            "with --force."
+        )

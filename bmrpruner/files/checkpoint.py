@@ -1,4 +1,4 @@
-"""A network in a file: which tensors make up which leaf, checked, and its posterior."""
+"""Networks in files: the tensors of each leaf, checked, with their masks and the posterior."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _INFO = "bmrpruner"
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """The tensors of a network as they are in a file, and what they mean together.
+    """The tensors of a network as they are in a file, and the leaves that they make up.
 
     Attributes:
       tensors: Arrays by name, without masks.
       masks: uint8 (0 pruned, 1 kept) in the shape of the leaf, by the leaf's name.
       info: What this library wrote about the file, such as how it was pruned.
-      metadata: What others wrote.
+      metadata: What other programs wrote, text by name.
 
-    Examples:
+    Example:
       >>> checkpoint = Checkpoint({'a/mean': np.ones(2), 'a/std': np.ones(2), 'b': np.ones(3)})
       >>> sorted(checkpoint.leaves), checkpoint.posterior.std
       (['a', 'b'], {'a': Array([1., 1.], dtype=float32), 'b': None})
@@ -46,7 +46,7 @@ class Checkpoint:
 
     @functools.cached_property
     def leaves(self) -> dict[str, dict[str, str]]:
-        """For each leaf the names of its tensors by role: `mean` and a spread, or `''`."""
+        """The names of the tensors of each leaf by role: `mean` and a spread, or `''`."""
         return group(self.tensors)
 
     @functools.cached_property
@@ -69,18 +69,27 @@ class Checkpoint:
     @functools.cached_property
     def rhat(self) -> dict[str, float]:
         """The largest split R-hat in each leaf that comes from draws; well above 1.01 is bad."""
-        leaves = [leaf for leaf, roles in self.leaves.items() if "draws" in roles]
-        return {leaf: float(jnp.max(self._from_draws(leaf).rhat)) for leaf in leaves}
+        rhat = {
+            leaf: self._from_draws(leaf).rhat
+            for leaf, roles in self.leaves.items()
+            if "draws" in roles
+        }
+        return {leaf: float(jnp.max(values)) for leaf, values in rhat.items() if values.size}
 
     def into(self, tree: PyTree) -> PyTree:
-        """The parameters in the structure of `tree`: tuples, modules, whatever it is made of.
+        """Put the parameters into a tree of any make: tuples, modules, dicts.
 
-        Leaves of `tree` that are no arrays are passed through.
+        Args:
+          tree: Arrays of the shapes that are in the file. Leaves that are no arrays are passed
+            through.
+
+        Returns:
+          The parameters in the structure of `tree`.
 
         Raises:
           ValueError: If a leaf is missing from the file, or has another shape there.
 
-        Examples:
+        Example:
           >>> checkpoint = Checkpoint({'0/w': np.ones(2), '1': np.zeros(3)})
           >>> checkpoint.into(({'w': jnp.zeros(2)}, jnp.zeros(3)))[0]
           {'w': array([1., 1.])}
@@ -91,16 +100,21 @@ class Checkpoint:
                 return leaf
             name = join(key)
             if name not in self.leaves:
-                raise ValueError(f"{name}: not in the file." + did_you_mean(name, self.leaves))
+                raise ValueError(
+                    f"{name}: expected a leaf of the file, got a name that is not in it."
+                    + did_you_mean(name, self.leaves)
+                )
             value = self._mean(name)
             if value.shape != leaf.shape:
-                raise ValueError(f"{name}: expected shape {leaf.shape}, the file has {value.shape}")
+                raise ValueError(
+                    f"{name}: expected shape {leaf.shape}, got {value.shape} in the file."
+                )
             return value
 
         return map_with_key(place, tree)
 
     def prune(self, masks: Mapping[str, np.ndarray], info: Mapping[str, Any]) -> Checkpoint:
-        """The same tensors with nothing left of the weights whose mask is 0.
+        """Remove the weights whose mask is 0.
 
         Means, standard deviations and draws become 0 there, ρ becomes -∞ and precisions ∞.
 
@@ -108,7 +122,10 @@ class Checkpoint:
           masks: By leaf name, in the leaf's shape.
           info: What to write down about it.
 
-        Examples:
+        Returns:
+          A checkpoint of the same tensors, with these masks and this information.
+
+        Example:
           >>> checkpoint = Checkpoint({'a/mean': np.ones(2), 'a/rho': np.ones(2)})
           >>> checkpoint.prune({'a': np.array([1, 0])}, {}).tensors['a/rho']
           array([  1., -inf])
@@ -150,7 +167,7 @@ class Checkpoint:
 
 
 def load(path: Path | str, prior_precision: float | None = None) -> Checkpoint:
-    """Read a network, and check every tensor of it.
+    """Read a network and check every tensor of it.
 
     Args:
       path: A `.npz` or `.safetensors` file, or an orbax directory.
@@ -164,7 +181,7 @@ def load(path: Path | str, prior_precision: float | None = None) -> Checkpoint:
       ValueError: If the file, or a tensor that the message names, is not as it must be.
       ImportError: If reading it needs a package that is not installed.
 
-    Examples:
+    Example:
       >>> import tempfile
       >>> path = Path(tempfile.mkdtemp(), 'net.npz')
       >>> save(path, {'dense': {'kernel': jnp.ones((2, 3))}})
@@ -185,7 +202,10 @@ def load(path: Path | str, prior_precision: float | None = None) -> Checkpoint:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: its metadata is not what this library writes.") from error
+        raise ValueError(
+            f"{path}: metadata: expected what this library writes, got something else "
+            f"({type(error).__name__}: {error})."
+        ) from error
     return checkpoint
 
 
@@ -200,7 +220,7 @@ def save(
     Args:
       path: What to write; the suffix is `.npz` or `.safetensors`.
       network: A checkpoint, a posterior (written as means and precisions), or parameters.
-      force: Replace an existing file.
+      force: Replace an existing file; see `atomic_write`.
       packed: Write the weights that are kept, squeezed into bytes, in place of whole tensors with
         zeros. `load` reads both, bit for bit; other programs read the latter.
 
@@ -210,7 +230,7 @@ def save(
         tensor.
       ImportError: If safetensors is needed and not installed.
 
-    Examples:
+    Example:
       >>> import tempfile
       >>> path = Path(tempfile.mkdtemp(), 'posterior.npz')
       >>> save(path, DiagonalGaussian({'w': jnp.ones(2)}, {'w': jnp.ones(2)}))
@@ -231,6 +251,7 @@ def save(
 
 
 def _check(checkpoint: Checkpoint) -> None:
+    _check_info(checkpoint.info)
     for leaf, roles in checkpoint.leaves.items():
         for role, name in roles.items():
             check_values(name, role, checkpoint.tensors[name])
@@ -239,9 +260,22 @@ def _check(checkpoint: Checkpoint) -> None:
     nest(dict.fromkeys(checkpoint.leaves))
 
 
+def _check_info(info: Mapping[str, Any]) -> None:
+    prior = info.get("prior_precision", 1.0)
+    if not isinstance(prior, Mapping) and not (type(prior) in (int, float) and 0 < prior < np.inf):
+        raise ValueError(f"prior_precision: expected a positive finite number, got {prior!r}.")
+    settings = info.get("settings", {})
+    if not isinstance(settings, Mapping):
+        kind = type(settings).__name__
+        raise ValueError(f"metadata: expected settings by name, got a {kind}.")
+
+
 def _check_pruned(checkpoint: Checkpoint) -> None:
     for leaf, mask in checkpoint.masks.items():
         for role, name in checkpoint.leaves[leaf].items():
             pruned = checkpoint.tensors[name][..., mask == 0]
             if np.any(pruned != PRUNED_VALUES[role]):
-                raise ValueError(f"{name!r} has weights that '{leaf}/mask' says are pruned.")
+                raise ValueError(
+                    f"{name!r}: expected {PRUNED_VALUES[role]} where '{leaf}/mask' is 0, "
+                    "got other values."
+                )

@@ -1,4 +1,4 @@
-"""Named tensors in and out of `.npz` and `.safetensors` files, and out of orbax directories."""
+"""Read and write tensors by name: `.npz` and `.safetensors` files; read orbax directories."""
 
 from __future__ import annotations
 
@@ -26,24 +26,32 @@ _SPOILED = (
 
 
 class Tensors(NamedTuple):
-    """What a file holds."""
+    """What a file holds.
+
+    Attributes:
+      arrays: The tensors by name.
+      metadata: Text by name.
+    """
 
     arrays: dict[str, np.ndarray]
     metadata: dict[str, str]
 
 
 def read_tensors(path: Path | str) -> Tensors:
-    """All tensors of a file, by name, and its metadata.
+    """Read all tensors of a file, by name, and its metadata.
 
     Args:
       path: A `.npz` or `.safetensors` file, or a directory that orbax wrote.
+
+    Returns:
+      `arrays` and `metadata`, both by name.
 
     Raises:
       FileNotFoundError: If there is no such file.
       ValueError: If it is not what its name says, truncated, or without tensors.
       ImportError: If reading it needs a package that is not installed.
 
-    Examples:
+    Example:
       >>> import tempfile
       >>> path = Path(tempfile.mkdtemp(), 'net.npz')
       >>> write_tensors(path, {'dense/kernel': np.ones((2, 3))}, {'author': 'Thomas'})
@@ -53,7 +61,9 @@ def read_tensors(path: Path | str) -> Tensors:
     """
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{path}: there is no such file.")
+        raise FileNotFoundError(
+            f"{path}: expected a .npz or .safetensors file or an orbax directory, got none."
+        )
     if path.is_dir():
         tensors = _read_orbax(path)
     elif _suffix(path) == ".npz":
@@ -61,7 +71,7 @@ def read_tensors(path: Path | str) -> Tensors:
     else:
         tensors = _read_safetensors(path)
     if not tensors.arrays:
-        raise ValueError(f"{path}: there are no tensors in it.")
+        raise ValueError(f"{path}: expected tensors in it, got none.")
     return tensors
 
 
@@ -77,14 +87,14 @@ def write_tensors(
       path: What to write; the suffix, `.npz` (compressed) or `.safetensors`, says how.
       arrays: The tensors.
       metadata: Text by name.
-      force: Replace an existing file.
+      force: Replace an existing file; see `atomic_write`.
 
     Raises:
       FileExistsError: If the file exists, unless `force`.
       ValueError: If the suffix is another.
       ImportError: If safetensors is not installed.
 
-    Examples:
+    Example:
       >>> import tempfile
       >>> write_tensors(Path(tempfile.mkdtemp(), 'net.npz'), {'w': np.ones(3, 'float32')})
     """
@@ -96,16 +106,38 @@ def write_tensors(
 
 
 def check_writable(path: Path, force: bool) -> None:
-    """Raise what `write_tensors` would raise about the name, before there is work to lose."""
+    """Raise what `write_tensors` would raise about the name, before there is work to lose.
+
+    Args:
+      path: What to write.
+      force: Whether an existing file may be replaced.
+
+    Raises:
+      FileExistsError: If the file exists, unless `force`.
+      ValueError: If the suffix is another than `.npz` and `.safetensors`.
+      ImportError: If safetensors is needed and not installed.
+
+    Example:
+      >>> check_writable(Path('net.h5'), force=False)
+      Traceback (most recent call last):
+      ValueError: net.h5: expected a name that ends in .npz or .safetensors, got '.h5'.
+    """
     if _suffix(path) == ".safetensors":
         optional("safetensors.numpy", "safetensors")
     refuse_existing(path, force)
 
 
 def optional(module: str, extra: str) -> Any:
-    """A module that an optional extra installs.
+    """Import a module that an optional extra installs.
 
-    Examples:
+    Args:
+      module: The name to import.
+      extra: The extra that installs it.
+
+    Raises:
+      ImportError: If it is not installed; the message names the extra.
+
+    Example:
       >>> optional('json', 'anything').dumps(1)
       '1'
     """
@@ -119,38 +151,40 @@ def optional(module: str, extra: str) -> Any:
 
 def _suffix(path: Path) -> str:
     if path.suffix not in (".npz", ".safetensors"):
-        raise ValueError(f"{path}: expected a name that ends in .npz or .safetensors.")
+        raise ValueError(
+            f"{path}: expected a name that ends in .npz or .safetensors, got {path.suffix!r}."
+        )
     return path.suffix
 
 
 def _read_npz(path: Path) -> Tensors:
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: not an .npz archive, or one that was cut short.")
+        raise ValueError(f"{path}: expected a whole .npz archive, got another file or a part.")
     with path.open("rb") as file:
         try:
             archive = np.load(file, allow_pickle=False)
         except _SPOILED as error:
-            raise ValueError(f"{path}: not a whole .npz archive: {error}") from error
+            raise ValueError(f"{path}: expected a whole .npz archive, got {error}") from error
         arrays = {name: _read_member(path, archive, name) for name in archive.files}
     text = str(arrays.pop(_METADATA, "{}"))
     try:
         return Tensors(arrays, json.loads(text))
     except ValueError as error:
-        raise ValueError(f"{path}: its metadata is not JSON: {error}") from error
+        raise ValueError(f"{path}: metadata: expected JSON, got {text[:40]!r}: {error}") from error
 
 
 def _read_member(path: Path, archive: Any, name: str) -> np.ndarray:
     try:
         array = archive[name]
     except _SPOILED as error:
-        raise ValueError(f"{path}: tensor {name!r} cannot be read: {error}") from error
+        raise ValueError(f"{path}: {name!r}: expected a whole tensor, got {error}") from error
     if not isinstance(array, np.ndarray):
-        raise ValueError(f"{path}: {name!r} is not a tensor.")
+        raise ValueError(f"{path}: {name!r}: expected a tensor, got a {type(array).__name__}.")
     return _native(array)
 
 
 def _native(array: np.ndarray) -> np.ndarray:
-    """In the machine's order of bytes; and bfloat16, which NumPy has no name for, by its name."""
+    """Convert to the machine's order of bytes, and what NumPy wrote as V2 to bfloat16."""
     if array.dtype == np.dtype("V2"):
         return array.view(jnp.bfloat16)
     return array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -169,7 +203,7 @@ def _write_npz(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, st
 
 
 def _compression(array: np.ndarray) -> int:
-    """Where zeros are scattered, bzip2 says so in half the bytes that deflate takes."""
+    """Choose bzip2 for arrays of many zeros, which it writes in half the bytes of deflate."""
     is_sparse = array.dtype.kind != "U" and np.count_nonzero(array) < 0.6 * array.size
     return zipfile.ZIP_BZIP2 if is_sparse else zipfile.ZIP_DEFLATED
 
@@ -182,12 +216,12 @@ def _read_safetensors(path: Path) -> Tensors:
             return Tensors({name: file.get_tensor(name) for name in names}, file.metadata() or {})
     except safetensors.SafetensorError as error:
         raise ValueError(
-            f"{path}: not a whole .safetensors file: {_missing_tensor(path) or error}."
+            f"{path}: expected a whole .safetensors file, got {_missing_tensor(path) or error}."
         ) from error
 
 
 def _missing_tensor(path: Path) -> str:
-    """The first tensor of which the header promises more than the file holds, or nothing."""
+    """Name the first tensor of which the header promises more than the file holds, if there is."""
     raw = path.read_bytes()
     try:
         (length,) = struct.unpack("<Q", raw[:8])
@@ -197,7 +231,7 @@ def _missing_tensor(path: Path) -> str:
         return ""
     missing = [name for name in ends if ends[name] > len(raw) - 8 - length]
     first = min(missing, key=ends.__getitem__, default="")
-    return f"it ends within tensor {first!r}" if first else ""
+    return f"one that ends within tensor {first!r}" if first else ""
 
 
 def _write_safetensors(path: Path, arrays: dict[str, np.ndarray], metadata: dict[str, str]) -> None:
@@ -210,7 +244,7 @@ def _read_orbax(path: Path) -> Tensors:
     # A checkpoint manager puts each item into a directory of its own.
     item = path / "default" if (path / "default").is_dir() else path
     if not (item / "_METADATA").is_file():
-        raise ValueError(f"{path}: not a whole orbax checkpoint: it has no _METADATA.")
+        raise ValueError(f"{path}: expected a whole orbax checkpoint, got one without _METADATA.")
     checkpointer = orbax.PyTreeCheckpointer()
     try:
         structure = checkpointer.metadata(item.resolve()).item_metadata.tree
@@ -218,6 +252,6 @@ def _read_orbax(path: Path) -> Tensors:
         tree = checkpointer.restore(item.resolve(), restore_args=as_numpy)
     except (*_SPOILED, TypeError, AttributeError) as error:
         first_line = str(error).partition("\n")[0]
-        raise ValueError(f"{path}: not a whole orbax checkpoint: {first_line}") from error
+        raise ValueError(f"{path}: expected a whole orbax checkpoint, got {first_line}") from error
     leaves = [(join(key), leaf) for key, leaf in keyed_leaves(tree) if is_array(leaf)]
     return Tensors({name: np.asarray(leaf) for name, leaf in leaves}, {})

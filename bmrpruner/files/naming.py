@@ -1,4 +1,4 @@
-"""Which tensors of a file make up which leaf of a network, and whether they can."""
+"""Group the tensors of a file into the leaves of a network by name, and check them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,18 @@ PRUNED_VALUES = {"": 0, "mean": 0, "std": 0, "draws": 0, "rho": -np.inf, "precis
 
 
 def group(names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """The names of the tensors of each leaf, by role.
+    """Group names of tensors by leaf and role.
 
-    Examples:
+    Args:
+      names: Names of tensors, such as `'dense/kernel/mean'`.
+
+    Returns:
+      For each leaf, the names of its tensors by role: `mean` and one of `SPREADS`, or `''`.
+
+    Raises:
+      ValueError: If the tensors of a leaf do not belong together; the message names one.
+
+    Example:
       >>> group(['w/mean', 'w/std', 'bias'])
       {'w': {'mean': 'w/mean', 'std': 'w/std'}, 'bias': {'': 'bias'}}
     """
@@ -40,34 +49,67 @@ def group(names: Iterable[str]) -> dict[str, dict[str, str]]:
 def _check_roles(leaf: str, roles: dict[str, str]) -> None:
     spreads = [role for role in SPREADS if role in roles]
     if "" in roles and len(roles) > 1:
-        raise ValueError(f"{leaf!r} is a tensor, and so is {leaf + '/' + max(roles)!r} below it.")
+        below = f"{leaf}/{max(roles)}"
+        raise ValueError(f"{leaf!r}: expected no tensor below it, got {below!r}.")
     if "mean" in roles and not spreads:
-        raise ValueError(f"'{leaf}/mean' has no '{leaf}/std' (or rho, precision, draws) beside it.")
+        raise ValueError(
+            f"'{leaf}/mean': expected '{leaf}/std' (or rho, precision, draws) beside it, got none."
+        )
     if len(spreads) > 1:
         raise ValueError(f"'{leaf}/mean': expected one of {', '.join(spreads)}, got all of them.")
     if spreads and "mean" not in roles and spreads != ["draws"]:
-        raise ValueError(f"'{leaf}/{spreads[0]}' has no '{leaf}/mean' beside it.")
+        raise ValueError(f"'{leaf}/{spreads[0]}': expected '{leaf}/mean' beside it, got none.")
 
 
 def check_values(name: str, role: str, tensor: np.ndarray) -> None:
-    """Raise a ValueError that names the tensor if it holds what its role cannot."""
+    """Check that a tensor holds numbers that its role allows.
+
+    Args:
+      name: The tensor's name, for the message.
+      role: One of `PRUNED_VALUES`.
+      tensor: The numbers.
+
+    Raises:
+      ValueError: If it holds others, such as NaN, or standard deviations below zero.
+
+    Example:
+      >>> check_values('w/std', 'std', np.array([0.1, -0.1]))
+      Traceback (most recent call last):
+      ValueError: 'w/std': expected values >= 0, got -0.1.
+    """
     if role and not jnp.issubdtype(tensor.dtype, jnp.floating):
         raise ValueError(f"{name!r}: expected floating-point numbers, got {tensor.dtype}.")
     if not jnp.issubdtype(tensor.dtype, jnp.number) and tensor.dtype != bool:
         raise ValueError(f"{name!r}: expected numbers, got {tensor.dtype}.")
     if np.any(np.isnan(tensor)):
-        raise ValueError(f"{name!r} has {np.isnan(tensor).sum()} NaN among its {tensor.size}.")
+        nans = np.isnan(tensor).sum()
+        raise ValueError(f"{name!r}: expected numbers, got {nans} NaN among {tensor.size}.")
     if role in ("std", "precision") and np.any(tensor < 0):
-        raise ValueError(f"{name!r} has values below zero, the smallest {tensor.min()}.")
+        raise ValueError(f"{name!r}: expected values >= 0, got {tensor.min()}.")
     if role == "precision" and np.any(tensor == 0):
-        raise ValueError(f"{name!r} has precisions of zero, which is an infinite variance.")
+        raise ValueError(f"{name!r}: expected values > 0, got 0, which is an infinite variance.")
     allowed = PRUNED_VALUES[role]
     if np.any(np.isinf(tensor) & (tensor != allowed)):
-        raise ValueError(f"{name!r} has infinite values.")
+        raise ValueError(f"{name!r}: expected finite values, got infinite ones.")
 
 
 def check_shapes(leaf: str, roles: dict[str, str], tensors: Mapping[str, np.ndarray]) -> None:
-    """Raise a ValueError unless the spread of a leaf has the shape of its mean."""
+    """Check that the spread of a leaf has the shape of its mean.
+
+    Args:
+      leaf: The leaf's name, for the message.
+      roles: The names of its tensors by role.
+      tensors: The tensors by name.
+
+    Raises:
+      ValueError: If it has another.
+
+    Example:
+      >>> tensors = {'w/mean': np.ones(3), 'w/std': np.ones(2)}
+      >>> check_shapes('w', group(tensors)['w'], tensors)
+      Traceback (most recent call last):
+      ValueError: 'w/std': expected shape (3,) as 'w/mean' has, got (2,).
+    """
     if set(roles) == {""}:
         return
     (role,) = roles.keys() - {"mean"}
@@ -75,11 +117,13 @@ def check_shapes(leaf: str, roles: dict[str, str], tensors: Mapping[str, np.ndar
     mean_shape = tensors[roles["mean"]].shape if "mean" in roles else spread.shape[2:]
     if role != "draws" and spread.shape != mean_shape:
         raise ValueError(
-            f"{roles[role]!r} has shape {spread.shape}, but '{leaf}/mean' has {mean_shape}."
+            f"{roles[role]!r}: expected shape {mean_shape} as '{leaf}/mean' has, "
+            f"got {spread.shape}."
         )
     leading = spread.shape[: spread.ndim - len(mean_shape)]
+    axes = (1, 2) if "mean" in roles else (2,)
     if role == "draws" and (
-        spread.shape != leading + mean_shape or len(leading) not in (1, 2) or np.prod(leading) < 2
+        spread.shape != leading + mean_shape or len(leading) not in axes or np.prod(leading) < 2
     ):
         raise ValueError(
             f"{roles[role]!r}: expected [chain, draw, ...] or, with a mean, [draw, ...], of two "
@@ -88,9 +132,15 @@ def check_shapes(leaf: str, roles: dict[str, str], tensors: Mapping[str, np.ndar
 
 
 def nest(leaves: Mapping[str, Any]) -> PyTree:
-    """Nested dicts by the parts of the names.
+    """Make nested dicts by the parts of the names.
 
-    Examples:
+    Args:
+      leaves: Anything by name.
+
+    Raises:
+      ValueError: If there is a leaf under the name of a parent of another.
+
+    Example:
       >>> nest({'a/b': 1, 'a/c': 2})
       {'a': {'b': 1, 'c': 2}}
     """
@@ -101,15 +151,31 @@ def nest(leaves: Mapping[str, Any]) -> PyTree:
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise ValueError(f"{name!r}: its parent {parent!r} is a tensor itself.")
+                raise ValueError(f"{name!r}: expected no tensor above it, got {parent!r}.")
         if last in node:
-            raise ValueError(f"{name!r} is a tensor, and there are tensors below it.")
+            raise ValueError(
+                f"{name!r}: expected no tensors below it, got {', '.join(node[last])}."
+            )
         node[last] = leaf
     return tree
 
 
 def named(network: DiagonalGaussian | PyTree) -> dict[str, np.ndarray]:
-    """The tensors of parameters or of a posterior, by name."""
+    """Name the tensors of parameters or of a posterior.
+
+    Args:
+      network: A posterior, of which the means and precisions are taken, or any tree of arrays.
+
+    Returns:
+      Arrays by name: the key paths, joined by `/`.
+
+    Raises:
+      ValueError: If two leaves have the same name.
+
+    Example:
+      >>> named(({'w': jnp.ones(2)},))
+      {'0/w': array([1., 1.], dtype=float32)}
+    """
     if not isinstance(network, DiagonalGaussian):
         return _unique([(join(k), leaf) for k, leaf in keyed_leaves(network) if is_array(leaf)])
     precisions = dict(keyed_leaves(network.precision))
@@ -127,5 +193,5 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, np.ndarray]:
     if len(tensors) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r}: two leaves have this name.")
+        raise ValueError(f"{twice!r}: expected one leaf of this name, got two.")
     return tensors

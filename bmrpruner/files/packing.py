@@ -1,4 +1,4 @@
-"""Masks as bits, and pruned networks in as few bytes as is simple."""
+"""Pack masks into bits, and pruned networks into the bytes of the weights that are kept."""
 
 from __future__ import annotations
 
@@ -16,9 +16,16 @@ Arrays = dict[str, np.ndarray]
 
 
 def with_masks(tensors: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) -> Arrays:
-    """The tensors, and beside them the masks, eight entries a byte and named after their leaves.
+    """Add masks to tensors: eight entries a byte, named after their leaves.
 
-    Examples:
+    Args:
+      tensors: Arrays by name.
+      masks: 0 or 1, by leaf name.
+
+    Returns:
+      The tensors, and the masks under the names `leaf/mask`.
+
+    Example:
       >>> with_masks({'w': np.zeros(3)}, {'w': np.array([1, 0, 1])})['w/mask']
       array([160], dtype=uint8)
     """
@@ -26,12 +33,18 @@ def with_masks(tensors: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray
 
 
 def split_masks(arrays: Arrays) -> tuple[Arrays, Arrays]:
-    """Inverse of `with_masks`: the tensors, and the mask of each leaf that has one.
+    """Undo `with_masks`.
+
+    Args:
+      arrays: Tensors and packed masks by name.
+
+    Returns:
+      The tensors by name, and the masks by leaf name, uint8 in the shape of the leaf.
 
     Raises:
       ValueError: If a mask does not have as many bits as its leaf has entries.
 
-    Examples:
+    Example:
       >>> split_masks({'w': np.zeros(3), 'w/mask': np.array([160], 'uint8')})[1]
       {'w': array([1, 0, 1], dtype=uint8)}
     """
@@ -45,9 +58,19 @@ def split_masks(arrays: Arrays) -> tuple[Arrays, Arrays]:
 
 
 def pack(tensors: Arrays, masks: Mapping[str, np.ndarray]) -> tuple[Arrays, dict[str, Any]]:
-    """The same names with all that is left squeezed into bytes, and what `unpack` needs to know.
+    """Squeeze tensors into bytes; of a tensor with a mask, only the entries that are kept.
 
-    Of a tensor with a mask only the kept entries are left, in row-major order.
+    Args:
+      tensors: Arrays by name.
+      masks: 0 or 1, by leaf name, in the leaf's shape.
+
+    Returns:
+      Vectors of bytes under the names of the tensors and masks; and the dtypes and shapes that
+      `unpack` needs, which JSON can hold. Kept entries are in row-major order.
+
+    Example:
+      >>> pack({'w': np.zeros(2, 'float32')}, {'w': np.array([0, 1], 'uint8')})[1]
+      {'tensors': {'w': ['float32', [2]]}, 'masks': {'w': [2]}}
     """
     mask_of = _masks_by_tensor(tensors, masks)
     kept = {name: _kept(tensor, mask_of.get(name)) for name, tensor in tensors.items()}
@@ -59,12 +82,19 @@ def pack(tensors: Arrays, masks: Mapping[str, np.ndarray]) -> tuple[Arrays, dict
 
 
 def unpack(arrays: Mapping[str, np.ndarray], layout: Mapping[str, Any]) -> tuple[Arrays, Arrays]:
-    """Inverse of `pack`: tensors with zeros (or what a pruned entry is), and masks.
+    """Undo `pack`: pruned entries get the value that their role has for them, such as 0.
+
+    Args:
+      arrays: Vectors of bytes by name.
+      layout: Dtypes and shapes, as `pack` returns them.
+
+    Returns:
+      Tensors by name, and masks by leaf name.
 
     Raises:
       ValueError: If an array is missing, or does not hold what it should; the message names it.
 
-    Examples:
+    Example:
       >>> packed = pack({'w': np.array([0., 2.])}, {'w': np.array([0, 1], 'uint8')})
       >>> unpack(*packed)
       ({'w': array([0., 2.])}, {'w': array([0, 1], dtype=uint8)})
@@ -86,12 +116,18 @@ def unpack(arrays: Mapping[str, np.ndarray], layout: Mapping[str, Any]) -> tuple
 
 
 def squeeze(array: np.ndarray) -> np.ndarray:
-    """A lossless image of the numbers as a vector of bytes.
+    """Compress numbers without loss into a vector of bytes.
 
     First come the lowest bytes of all numbers, then the next, each compressed by itself: signs and
-    exponents are much alike, while the lower digits are noise.
+    exponents repeat and compress well, the lower digits do not.
 
-    Examples:
+    Args:
+      array: Numbers of any shape.
+
+    Returns:
+      uint8 of one axis.
+
+    Example:
       >>> squeeze(np.full(1000, 0.5, 'float32')).size < 100
       True
     """
@@ -105,11 +141,30 @@ def squeeze(array: np.ndarray) -> np.ndarray:
 
 
 def expand(name: str, arrays: Mapping[str, np.ndarray], dtype: str, count: int) -> np.ndarray:
-    """Inverse of `squeeze` for the array of that name: a vector of `count` numbers."""
+    """Undo `squeeze` for one array.
+
+    Args:
+      name: The array's name.
+      arrays: Vectors of bytes by name.
+      dtype: Of the numbers.
+      count: How many numbers are expected.
+
+    Returns:
+      `count` numbers, of one axis.
+
+    Raises:
+      ValueError: If the array is missing, or holds something else.
+
+    Example:
+      >>> expand('w', {'w': squeeze(np.array([1.0, 2.0]))}, 'float64', 2)
+      array([1., 2.])
+    """
+    if name not in arrays:
+        raise ValueError(f"{name!r}: expected it among the packed arrays, got none of this name.")
     try:
         raw = zlib.decompress(arrays[name].tobytes())
-    except (KeyError, zlib.error) as error:
-        raise ValueError(f"{name!r} cannot be unpacked: {error}") from error
+    except zlib.error as error:
+        raise ValueError(f"{name!r}: expected whole compressed numbers, got {error}") from error
     kind = jnp.dtype(dtype)
     if len(raw) != count * kind.itemsize:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""How far a network can be pruned: tasks, evaluation, sweeps over rules, pictures and reports."""
+"""Find out how far a network can be pruned: tasks, evaluation, sweeps, pictures and reports."""
 
 from bmrpruner.study import idx, models
 from bmrpruner.study.charts import draw_rounds
@@ -13,7 +13,7 @@ from bmrpruner.study.pictures import (
 )
 from bmrpruner.study.report import write_report
 from bmrpruner.study.results import Results
-from bmrpruner.study.sweep import make_rules, run_sweep, sweep
+from bmrpruner.study.sweep import default_algorithms, make_rules, run_sweep, sweep
 from bmrpruner.study.tasks import Task, check_model, load_model, load_task
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Results",
     "Task",
     "check_model",
+    "default_algorithms",
     "draw_histograms",
     "draw_layers",
     "draw_metrics",

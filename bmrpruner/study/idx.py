@@ -1,4 +1,4 @@
-"""MNIST-format IDX files: images and labels, gzipped or not, checked."""
+"""Read images and labels from MNIST-format IDX files, gzipped or not, and check them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,20 @@ import numpy as np
 
 
 class Dataset(NamedTuple):
-    """Images scaled to [0, 1], float32 (n, pixels), and their labels, int32 (n,)."""
+    """Images to classify, in a training and a test set.
+
+    Attributes:
+      name: What to call it.
+      train_images: float32 (n, pixels); `read_dataset` scales them to [0, 1].
+      train_labels: int32 (n,).
+      test_images: float32 (m, pixels).
+      test_labels: int32 (m,).
+
+    Example:
+      >>> images, labels = np.zeros((2, 4), 'float32'), np.array([0, 1], 'int32')
+      >>> Dataset('two', images, labels, images, labels).train_images.shape
+      (2, 4)
+    """
 
     name: str
     train_images: np.ndarray
@@ -22,11 +35,14 @@ class Dataset(NamedTuple):
 
 
 def read_dataset(directory: Path | str, classes: int | None = None) -> Dataset:
-    """The four files of MNIST's distribution.
+    """Read the four files of MNIST's distribution.
 
     Args:
       directory: Where they are.
       classes: Refuse labels from this number on.
+
+    Returns:
+      A `Dataset` with the name of the directory.
 
     Raises:
       FileNotFoundError: If the directory or a file is missing.
@@ -35,14 +51,15 @@ def read_dataset(directory: Path | str, classes: int | None = None) -> Dataset:
     Example:
       >>> read_dataset('/nowhere')
       Traceback (most recent call last):
-      FileNotFoundError: /nowhere: there is no such directory.
+      FileNotFoundError: /nowhere: expected a directory of MNIST-format files, got none.
     """
     directory = Path(directory)
     train = read_split(directory, "train", classes)
     test = read_split(directory, "t10k", classes)
     if train[0].shape[1] != test[0].shape[1]:
         raise ValueError(
-            f"{directory}: train-images-idx3-ubyte and t10k-images-idx3-ubyte differ in size."
+            f"{directory}: expected t10k-images-idx3-ubyte of {train[0].shape[1]} pixels as in "
+            f"train-images-idx3-ubyte, got {test[0].shape[1]}."
         )
     return Dataset(directory.resolve().name, *train, *test)
 
@@ -70,45 +87,60 @@ def standardise(data: Dataset) -> Dataset:
 def read_split(
     directory: Path | str, part: str = "t10k", classes: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, pixels) in [0, 1] and labels (n,) of one half of the data.
+    """Read the images and labels of the training set or the test set.
 
     Args:
       directory: Where the files are.
       part: `'train'`, or `'t10k'` for the test set.
       classes: Refuse labels from this number on.
 
+    Returns:
+      Images, float32 (n, pixels) in [0, 1], and labels, int32 (n,).
+
     Raises:
       FileNotFoundError: If the directory or a file is missing.
+      NotADirectoryError: If `directory` is a file.
       ValueError: If a file is not what it should be, or they do not fit together.
 
     Example:
       >>> read_split('/nowhere')
       Traceback (most recent call last):
-      FileNotFoundError: /nowhere: there is no such directory.
+      FileNotFoundError: /nowhere: expected a directory of MNIST-format files, got none.
     """
     directory = Path(directory)
+    if not directory.exists():
+        raise FileNotFoundError(
+            f"{directory}: expected a directory of MNIST-format files, got none."
+        )
     if not directory.is_dir():
-        raise FileNotFoundError(f"{directory}: there is no such directory.")
+        raise NotADirectoryError(
+            f"{directory}: expected a directory of MNIST-format files, got a file."
+        )
     images = read_idx(_find(directory, f"{part}-images-idx3-ubyte"), dims=3)
     path = _find(directory, f"{part}-labels-idx1-ubyte")
     labels = read_idx(path, dims=1)
     if len(images) != len(labels):
-        raise ValueError(f"{path}: {len(labels)} labels for {len(images)} images.")
+        raise ValueError(
+            f"{path}: expected a label for each of {len(images)} images, got {len(labels)}."
+        )
     if classes is not None and labels.max() >= classes:
-        raise ValueError(f"{path}: labels reach {labels.max()}, expected 0 to {classes - 1}.")
+        raise ValueError(f"{path}: expected labels in [0, {classes}), got {labels.max()}.")
     flat = images.reshape(len(images), -1)
     return (flat / np.float32(255)).astype(np.float32), labels.astype(np.int32)
 
 
 def read_idx(path: Path, dims: int) -> np.ndarray:
-    """The uint8 array of an IDX file: a header of big-endian sizes, then the bytes.
+    """Read an IDX file: a header of big-endian sizes, then the bytes.
 
     Args:
       path: The file, gzipped or not.
       dims: How many axes the array must have.
 
+    Returns:
+      The array, uint8, of one entry at least.
+
     Raises:
-      ValueError: If the file is another, or truncated.
+      ValueError: If the file is another, truncated or empty.
 
     Example:
       >>> import tempfile
@@ -121,18 +153,20 @@ def read_idx(path: Path, dims: int) -> np.ndarray:
         raw = path.read_bytes()
         content = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path}: not a whole gzip file ({error}).") from error
+        raise ValueError(f"{path}: expected a whole gzip file, got {error}.") from error
     header = 4 * (1 + dims)
     if len(content) < header:
-        raise ValueError(f"{path}: {len(content)} bytes are too few for an IDX header.")
+        raise ValueError(f"{path}: expected an IDX header of {header} bytes, got {len(content)}.")
     magic, *shape = struct.unpack(f">{1 + dims}I", content[:header])
     if magic != 0x0800 + dims:
-        raise ValueError(f"{path}: expected an IDX file of {dims} axes, found magic {magic:#010x}.")
+        raise ValueError(f"{path}: expected an IDX file of {dims} axes, got magic {magic:#010x}.")
     expected = int(np.prod(shape, dtype=np.int64))
-    if len(content) - header != expected or not expected:
+    if not expected:
+        raise ValueError(f"{path}: expected one entry at least, got shape {tuple(shape)}.")
+    if len(content) - header != expected:
         raise ValueError(
-            f"{path}: the header promises {expected} bytes of shape {tuple(shape)}, "
-            f"found {len(content) - header}."
+            f"{path}: expected {expected} bytes of shape {tuple(shape)}, as its header says, "
+            f"got {len(content) - header}."
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
@@ -141,4 +175,4 @@ def _find(directory: Path, name: str) -> Path:
     for path in (directory / f"{name}.gz", directory / name):
         if path.is_file():
             return path
-    raise FileNotFoundError(f"{directory}: there is no {name}.gz (or {name}) in it.")
+    raise FileNotFoundError(f"{directory}: expected {name}.gz (or {name}) in it, got neither.")

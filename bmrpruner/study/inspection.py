@@ -1,4 +1,4 @@
-"""What a file holds, and how much of it each threshold would take."""
+"""Describe the network in a file: leaves, quantiles, and what thresholds would prune."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SNR_THRESHOLDS = (0.1, 0.25, 0.5, 1.0, 2.0, 3.0)
 
 
 def inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Leaves, quantiles of SNR and ΔF, and how much each threshold would prune.
+    """Describe leaves, quantiles of SNR and ΔF, and how much each threshold would prune.
 
     Args:
       checkpoint: A network from a file.
@@ -28,7 +28,7 @@ def inspect_checkpoint(checkpoint: Checkpoint) -> dict[str, Any]:
       `snr`: fraction at or below each threshold. `rhat`: the largest of each leaf that comes
       from four draws a chain or more, at most 1e6. `info`: what the file says about itself.
 
-    Examples:
+    Example:
       >>> weights = {'w/mean': np.array([1.0, 0.1]), 'w/std': np.full(2, 0.5)}
       >>> found = inspect_checkpoint(Checkpoint(weights))
       >>> found['weights'], found['snr']['0.5']

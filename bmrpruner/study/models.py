@@ -46,10 +46,11 @@ def init_mlp(key: jax.Array, sizes: Sequence[int]) -> dict[str, dict[str, jax.Ar
 def mlp(
     params: PyTree, inputs: Any, activation: Callable[[jax.Array], jax.Array] = jax.nn.relu
 ) -> jax.Array:
-    """Logits of a multilayer perceptron: what `bmrpruner.study.models:mlp` names.
+    """Compute the logits of a multilayer perceptron.
 
-    The layers are the arrays of two axes, (inputs, outputs), in the order of their names, numbers
-    by value. An array of one axis under the same parent is added to the outputs.
+    Its name for `bmrpruner sweep --model` is `bmrpruner.study.models:mlp`. The layers are the
+    arrays of two axes, (inputs, outputs), in the order of their names, numbers by value. An array
+    of one axis under the same parent is added to the outputs.
 
     Args:
       params: Nested dicts, such as `{'dense_0': {'kernel': ..., 'bias': ...}, 'dense_1': ...}`.
@@ -57,7 +58,7 @@ def mlp(
       activation: What the outputs of all layers but the last go through.
 
     Returns:
-      (n, classes).
+      Logits, (n, classes).
 
     Raises:
       ValueError: If there is no layer, or an array that is no kernel and no bias.
@@ -72,8 +73,8 @@ def mlp(
         layer = layers.setdefault(join(key[:-1]), {})
         if leaf.ndim not in (1, 2) or leaf.ndim in layer:
             raise ValueError(
-                f"{join(key)}: expected a kernel of two axes in each layer, and at most a bias of "
-                f"one axis, got another array of shape {leaf.shape}."
+                f"{join(key)}: expected a kernel of two axes and at most one bias of one axis in a "
+                f"layer of a multilayer perceptron, got another array of shape {leaf.shape}."
             )
         layer[leaf.ndim] = leaf
     names = sorted((name for name in layers if 2 in layers[name]), key=_by_number)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of a sweep, readable on a phone."""
+"""Write one self-contained HTML page of a sweep, readable on a phone."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _NAMES = {"accuracy": "accuracy", "nll": "NLL", "ece": "ECE", "ood_auroc": "OOD 
 
 
 def write_report(directory: Path | str, out: Path | str | None = None, force: bool = False) -> Path:
-    """Write the page.
+    """Write an HTML page of the tables and pictures of a sweep.
 
     Args:
       directory: Where a sweep left its results.
@@ -47,14 +47,24 @@ def write_report(directory: Path | str, out: Path | str | None = None, force: bo
     Raises:
       FileNotFoundError: If there are no results, or a picture is missing.
       FileExistsError: If the page exists, unless `force`.
+      ValueError: If the results are not those of a complete sweep.
+
+    Example:
+      >>> write_report('/nowhere')
+      Traceback (most recent call last):
+      FileNotFoundError: /nowhere/results.json: expected the results of `bmrpruner sweep`, got none.
     """
     directory = Path(directory)
     found = load(directory)
     if not found.complete:
-        raise ValueError(f"{directory}: the sweep is not complete; go on with `sweep --resume`.")
+        raise ValueError(
+            f"{directory}: expected a complete sweep, got a part; go on with `sweep --resume`."
+        )
     missing = [name for name in PICTURES if not (directory / name).is_file()]
     if missing:
-        raise FileNotFoundError(f"{directory}: there is no {missing[0]}; repeat the sweep.")
+        raise FileNotFoundError(
+            f"{directory}: expected {missing[0]} in it, got none; repeat the sweep."
+        )
     target = directory / "report.html" if out is None else Path(out)
     page = make_page(found, {name: (directory / name).read_bytes() for name in PICTURES})
     with atomic_write(target, force) as path:
@@ -63,9 +73,16 @@ def write_report(directory: Path | str, out: Path | str | None = None, force: bo
 
 
 def make_page(found: Results, pictures: dict[str, bytes]) -> str:
-    """The page as text, its pictures as data.
+    """Make the text of the page.
 
-    Examples:
+    Args:
+      found: The results of a sweep.
+      pictures: PNG files by their name in `PICTURES`.
+
+    Returns:
+      HTML that holds the pictures as data.
+
+    Example:
       >>> page = make_page(Results({'model': 'm:f'}, [], '0.1.0', True), {})
       >>> page.startswith('<!doctype html>'), 'http' in page
       (True, False)

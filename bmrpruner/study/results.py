@@ -1,17 +1,18 @@
-"""The directory of a sweep: results.json, a CSV, pictures."""
+"""Read and write the directory of a sweep: results.json, results.csv and pictures."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from bmrpruner.files import Checkpoint, atomic_write
 from bmrpruner.pruning.pruned import prune
 from bmrpruner.pruning.rules import Rule
-from bmrpruner.study import pictures
+from bmrpruner.study import pictures, schema
 
 NAME = "results.json"
 PICTURES = {
@@ -30,9 +31,13 @@ class Results:
 
     Attributes:
       settings: What the numbers depend on, besides the rules.
-      points: One for each rule.
+      points: One for each rule, as `sweep` returns them.
       version: Of this library.
       complete: Whether all rules are among the points.
+
+    Example:
+      >>> Results({'samples': 20}, [], '0.1.0', complete=False).settings['samples']
+      20
     """
 
     settings: dict[str, Any]
@@ -42,50 +47,73 @@ class Results:
 
 
 def start(out: Path, settings: dict[str, Any], resume: bool, force: bool) -> list[dict[str, Any]]:
-    """Make the directory; the points of an earlier run if it is to be resumed.
+    """Make the directory of a sweep, or take up an earlier run in it.
+
+    Args:
+      out: The directory.
+      settings: What the numbers depend on.
+      resume: Go on with the results that are there.
+      force: Start over in a directory that is not empty.
+
+    Returns:
+      The points of the earlier run if it is to be resumed, else none.
 
     Raises:
-      FileExistsError: If the directory holds something, unless `resume` or `force`.
-      ValueError: If what is there comes from other settings.
+      FileExistsError: If `out` is a file or a broken link, or a directory that holds something,
+        unless `resume` or `force`.
+      ValueError: If what is there comes from other settings, or is no result of a sweep.
 
-    Examples:
+    Example:
       >>> import tempfile
       >>> start(Path(tempfile.mkdtemp()), {}, resume=False, force=False)
       []
     """
-    if out.exists() and not out.is_dir():
-        raise FileExistsError(f"{out} is a file; name a directory.")
+    if os.path.lexists(out) and not out.is_dir():
+        raise FileExistsError(f"{out}: expected a directory, got a file or a broken link.")
     if resume and (out / NAME).exists():
         earlier = load(out)
         if earlier.settings != settings:
-            other = [key for key in settings if earlier.settings.get(key) != settings[key]]
+            keys = [*settings, *(key for key in earlier.settings if key not in settings)]
+            other = [key for key in keys if earlier.settings.get(key) != settings.get(key)]
             raise ValueError(
-                f"{out}: cannot go on, as the earlier run had another {', '.join(other)}; "
+                f"{out}: expected the settings of the earlier run, got another {', '.join(other)}; "
                 "write elsewhere, or start over with --force."
             )
         return earlier.points
     if out.is_dir() and any(out.iterdir()) and not (force or resume):
         raise FileExistsError(
-            f"{out} is not empty; write elsewhere, go on with --resume, or start over with --force."
+            f"{out}: expected an empty directory, got one with files; write elsewhere, go on with "
+            "--resume, or start over with --force."
         )
     out.mkdir(parents=True, exist_ok=True)
     return []
 
 
 def save(out: Path, results: Results) -> None:
-    """Write results.json, replacing an earlier state."""
+    """Write results.json, replacing an earlier state.
+
+    Args:
+      out: The directory.
+      results: What to write.
+    """
     with atomic_write(out / NAME, force=True) as path:
         path.write_text(json.dumps(dataclasses.asdict(results), indent=1))
 
 
 def load(out: Path | str) -> Results:
-    """Read results.json.
+    """Read results.json and check that it has the structure that a sweep writes.
+
+    Args:
+      out: The directory.
+
+    Returns:
+      The `Results`.
 
     Raises:
       FileNotFoundError: If there is none.
-      ValueError: If it is not what a sweep writes.
+      ValueError: If it is something else; the message names the entry.
 
-    Examples:
+    Example:
       >>> import tempfile
       >>> out = Path(tempfile.mkdtemp())
       >>> save(out, Results({}, [], '0.1.0', complete=True))
@@ -94,18 +122,22 @@ def load(out: Path | str) -> Results:
     """
     path = Path(out) / NAME
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: there is none; `bmrpruner sweep --out {out}` makes it.")
+        raise FileNotFoundError(f"{path}: expected the results of `bmrpruner sweep`, got none.")
     try:
-        found = Results(**json.loads(path.read_text()))
-        for point in found.points:
-            _ = point["rule"], point["mean"]["accuracy"]
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path}: not the results of a sweep: {error}") from error
-    return found
+        content = json.loads(path.read_text())
+        schema.check_results(content)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Results(**content)
 
 
 def save_csv(out: Path, results: Results) -> None:
-    """Write results.csv, a line per point."""
+    """Write results.csv, a line per point.
+
+    Args:
+      out: The directory.
+      results: What to write.
+    """
     averaged = [f"averaged_{column}" for column in COLUMNS]
     with atomic_write(out / "results.csv", force=True) as path, path.open("w", newline="") as file:
         writer = csv.writer(file)
@@ -122,7 +154,13 @@ def save_csv(out: Path, results: Results) -> None:
 
 
 def save_pictures(out: Path, results: Results, checkpoint: Checkpoint) -> None:
-    """Draw all pictures; the histograms prune again, by the hardest rule of each algorithm."""
+    """Draw all pictures; for the histograms, prune again by the hardest rule of each algorithm.
+
+    Args:
+      out: The directory.
+      results: Points of one rule or more.
+      checkpoint: The dense network.
+    """
     params, posterior = checkpoint.params, checkpoint.posterior
     algorithms = pictures.algorithms_of(results.points)
     hardest = [pictures.by_sparsity(results.points, name)[-1] for name in algorithms]
@@ -138,6 +176,6 @@ def save_pictures(out: Path, results: Results, checkpoint: Checkpoint) -> None:
 
 
 def _rule(fields: dict[str, Any]) -> Rule:
-    """JSON has no tuples."""
+    """Make a rule of its fields in JSON, which has lists for tuples."""
     patterns = {key: tuple(fields[key]) for key in ("include", "exclude")}
     return Rule(**(fields | patterns))

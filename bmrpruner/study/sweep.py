@@ -1,4 +1,4 @@
-"""Prune one network by many rules, evaluate each, and go on where a run was interrupted."""
+"""Prune one network by many rules and evaluate each; resume a run that was interrupted."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
+from bmrpruner._checks import check_positive, check_seed
 from bmrpruner.files import Checkpoint
 from bmrpruner.metrics import nonzeros
 from bmrpruner.pruning.pruned import Pruned, prune
 from bmrpruner.pruning.rules import Rule
-from bmrpruner.sparsity_types import NByM, parse_sparsity_type
+from bmrpruner.registry import ALGORITHM_REGISTRY
+from bmrpruner.sparsity_types import NByM, Unstructured, parse_sparsity_type
 from bmrpruner.study import results
 from bmrpruner.study.evaluation import Evaluator
 from bmrpruner.study.tasks import Task, check_model, load_model
@@ -25,33 +27,59 @@ from bmrpruner.study.tasks import Task, check_model, load_model
 Point = dict[str, Any]
 
 
+def default_algorithms(sparsity_type: str = "unstructured") -> tuple[str, ...]:
+    """What a sweep compares unless it is told otherwise.
+
+    Args:
+      sparsity_type: What goes together. Single weights are ranked over the whole network, groups
+        by layer.
+
+    Example:
+      >>> default_algorithms('4x4')
+      ('snr', 'bmr', 'magnitude')
+    """
+    if isinstance(parse_sparsity_type(sparsity_type), Unstructured):
+        return "global_snr", "global_bmr", "global_magnitude"
+    return "snr", "bmr", "magnitude"
+
+
 def make_rules(
     algorithms: Sequence[str],
     sparsities: Sequence[float],
     thresholds: Mapping[str, float] | None = None,
+    temperature: float = 1.0,
     **common: Any,
 ) -> list[Rule]:
-    """Every algorithm at every sparsity, and algorithms at a threshold of their scores.
+    """Make a rule of every algorithm at every sparsity, and of algorithms at a threshold.
 
     Args:
       algorithms: Registered names.
       sparsities: Fractions to prune. An N:M pattern has its own, and makes one rule an algorithm.
       thresholds: Threshold by algorithm; `{'bmr': 0}` prunes where the evidence says so.
+      temperature: Of the algorithms that have one, `'bmr'` and its kin; the others run without.
       **common: Other fields of `Rule`.
 
-    Raises:
-      ValueError: If a rule is impossible, or there is none.
+    Returns:
+      The rules, each once: by algorithm, then by sparsity, then those with a threshold.
 
-    Examples:
+    Raises:
+      ValueError: If a rule is impossible, or there is none, or none that takes the temperature.
+
+    Example:
       >>> [rule.label for rule in make_rules(['snr'], [0.5, 0.9], {'bmr': 0.0})]
       ['snr, 50 %', 'snr, 90 %', 'bmr, ΔF ≥ 0']
     """
     is_pattern = isinstance(parse_sparsity_type(common.get("sparsity_type", "unstructured")), NByM)
     shares = [None] if is_pattern else sorted(sparsities)
-    by_share = [Rule(a, sparsity=s, **common) for a in algorithms for s in shares]
-    by_score = [Rule(a, threshold=t, **common) for a, t in (thresholds or {}).items()]
+    extra = {a: _temperature(a, temperature) for a in (*algorithms, *(thresholds or {}))}
+    by_share = [Rule(a, sparsity=s, **extra[a], **common) for a in algorithms for s in shares]
+    by_score = [Rule(a, threshold=t, **extra[a], **common) for a, t in (thresholds or {}).items()]
     if not by_share + by_score:
-        raise ValueError("sparsities, thresholds: nothing to try; give one at least.")
+        raise ValueError("sparsities, thresholds: expected one rule to try at least, got none.")
+    if temperature != 1 and not any(extra.values()):
+        raise ValueError(
+            f"temperature: expected an algorithm that has one, as bmr has, got {', '.join(extra)}."
+        )
     return list(dict.fromkeys(by_share + by_score))
 
 
@@ -67,7 +95,7 @@ def sweep(
     Args:
       checkpoint: The dense network.
       rules: What to try.
-      evaluator: What to measure.
+      evaluator: Measures the pruned networks.
       done: Points of an earlier run, which are not computed again.
       on_points: Called with all points so far whenever there are new ones.
 
@@ -78,7 +106,7 @@ def sweep(
     Raises:
       RuntimeError: If weights went and the model's outputs did not change.
 
-    Examples:
+    Example:
       >>> task = Task(np.eye(2), np.array([0, 1]), np.ones((2, 2)))
       >>> evaluator = Evaluator(lambda params, x: x @ params['w'], task)
       >>> rules = make_rules(['magnitude'], [0.0, 0.5])
@@ -118,7 +146,7 @@ def run_sweep(
     force: bool = False,
     on_points: Callable[[list[Point]], None] = lambda points: None,
 ) -> results.Results:
-    """`sweep`, with `results.json` kept in a directory after every point, then CSV and pictures.
+    """Run `sweep` and write to a directory: `results.json` after every point, CSV and pictures.
 
     Args:
       checkpoint: The dense network.
@@ -133,10 +161,23 @@ def run_sweep(
       force: Start over in `out`.
       on_points: As in `sweep`.
 
+    Returns:
+      What `results.json` holds.
+
     Raises:
       FileExistsError: If `out` holds something, unless `resume` or `force`.
       ValueError: If the results in `out` are from something else, or the inputs do not fit.
+
+    Example:
+      >>> import tempfile
+      >>> task = Task(np.eye(2), np.array([0, 1]), np.ones((2, 2)))
+      >>> network = Checkpoint({'dense/kernel': np.array([[1.0, 0.1], [0.2, 2.0]])})
+      >>> rules = make_rules(['magnitude'], [0.5])
+      >>> found = run_sweep(network, 'bmrpruner.study.models:mlp', task, rules, tempfile.mkdtemp())
+      >>> found.points[0]['label'], found.points[0]['nonzeros']
+      ('magnitude, 50 %', 2)
     """
+    check_seed("seed", seed)
     out = Path(out)
     settings = {
         "model": model,
@@ -147,10 +188,10 @@ def run_sweep(
         "network": _fingerprint(checkpoint.tensors.values()),
         "prior_precision": checkpoint.info.get("prior_precision", 1.0),
     }
-    done = results.start(out, settings, resume, force)
     function = load_model(model)
     check_model(function, checkpoint.params, task)
     evaluator = Evaluator(function, task, samples, seed, width)
+    done = results.start(out, settings, resume, force)
     version = importlib.metadata.version("bmrpruner")
 
     def keep(points: list[Point]) -> None:
@@ -164,6 +205,13 @@ def run_sweep(
     results.save_csv(out, found)
     results.save_pictures(out, found, checkpoint)
     return found
+
+
+def _temperature(algorithm: str, temperature: float) -> dict[str, Any]:
+    """The field of a rule, for an algorithm that has it."""
+    check_positive("temperature", temperature)
+    fields = getattr(ALGORITHM_REGISTRY.get(algorithm), "__dataclass_fields__", {})
+    return {"temperature": temperature} if "temperature" in fields else {}
 
 
 def _point(key: str, rule: Rule, network: Pruned, seconds: float) -> Point:
@@ -184,8 +232,8 @@ def _check_changed(rule: Rule, params: Any, network: Pruned, evaluator: Evaluato
         return
     if np.array_equal(evaluator.probe(params), evaluator.probe(network.params)):
         raise RuntimeError(
-            f"{rule.label}: {before - network.nonzeros} weights went and the outputs are the same; "
-            "does the model read these parameters?"
+            f"model: expected other outputs without the {before - network.nonzeros} weights that "
+            f"{rule.label!r} prunes, got the same; does the model read these parameters?"
         )
 
 

@@ -1,4 +1,4 @@
-"""What a network is tested on: a model function and data, checked against each other."""
+"""Load what a network is tested on, a model function and data, and check that they fit."""
 
 from __future__ import annotations
 
@@ -13,20 +13,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bmrpruner._checks import check_seed
 from bmrpruner._tree import PyTree
 from bmrpruner.files import read_tensors
 from bmrpruner.study.idx import read_split
 
 Model = Callable[[PyTree, Any], jax.Array]
+_MOST = np.iinfo(np.int32).max
 
 
 class Task(NamedTuple):
-    """What to predict, and what to be unsure about.
+    """Data to test a network on.
 
     Attributes:
-      inputs: (n, ...), handed to the model.
-      labels: int (n,).
-      ood: Inputs of another kind, on which a network should be less sure.
+      inputs: float32 (n, ...), handed to the model.
+      labels: int32 (n,).
+      ood: Out-of-distribution inputs (m, ...), on which a network should be less sure.
+
+    Example:
+      >>> task = Task(np.eye(2), np.array([0, 1]), np.ones((3, 2)))
+      >>> task.inputs.shape, task.ood.shape
+      ((2, 2), (3, 2))
     """
 
     inputs: Any
@@ -35,31 +42,37 @@ class Task(NamedTuple):
 
 
 def load_task(data: Path | str, ood: Path | str | None = None, seed: int = 0) -> Task:
-    """Test data from a directory of MNIST-format files, or an `.npz` file with `x` and `y`.
+    """Read test data from a directory of MNIST-format files, or an `.npz` file with `x` and `y`.
 
     Args:
-      data: Directory or file.
-      ood: The same for out-of-distribution inputs, whose labels are not read. By default the
-        inputs themselves with their features shuffled, another order for each.
+      data: Directory or file. `x`: (n, ...) booleans or real, finite numbers; `y`: (n,) integers in
+        [0, 2**31).
+      ood: The same for out-of-distribution inputs, of which `y` is not read and may be missing. By
+        default the inputs themselves with their features shuffled, another order for each.
       seed: For the shuffling.
+
+    Returns:
+      A `Task` in float32 and int32.
 
     Raises:
       FileNotFoundError: If something is missing.
-      ValueError: If it is not as it must be.
+      NotADirectoryError: If a file is no `.npz` file.
+      ValueError: If it is not as it must be; the message names the file.
 
-    Examples:
+    Example:
       >>> import tempfile
       >>> path = Path(tempfile.mkdtemp(), 'test.npz')
       >>> np.savez(path, x=np.ones((5, 3)), y=np.zeros(5, int))
       >>> load_task(path).ood.shape
       (5, 3)
     """
-    inputs, labels = _read(Path(data))
+    check_seed("seed", seed)
+    inputs, labels = _read_labelled(Path(data))
     if ood is not None:
-        outside, _ = _read(Path(ood))
+        outside = _read_inputs(Path(ood))
         if outside.shape[1:] != inputs.shape[1:]:
             raise ValueError(
-                f"{ood}: expected inputs of shape {inputs.shape[1:]} as in {data}, "
+                f"{ood}: x: expected inputs of shape {inputs.shape[1:]} as in {data}, "
                 f"got {outside.shape[1:]}."
             )
     else:
@@ -69,14 +82,18 @@ def load_task(data: Path | str, ood: Path | str | None = None, seed: int = 0) ->
 
 
 def load_model(name: str) -> Model:
-    """The function `(params, inputs) -> logits` that `module:function` names.
+    """Import the function `(params, inputs) -> logits` that `module:function` names.
 
-    Modules are looked for in the current directory too.
+    Args:
+      name: `module:function`. Modules are looked for in the current directory too.
+
+    Returns:
+      The function.
 
     Raises:
       ValueError: If it does not import, or is no function.
 
-    Examples:
+    Example:
       >>> load_model('bmrpruner.study.models:mlp').__name__
       'mlp'
     """
@@ -89,17 +106,28 @@ def load_model(name: str) -> Model:
         model = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:  # whatever the module does on import
         raise ValueError(
-            f"model: {name!r} does not import: {type(error).__name__}: {error}"
+            f"model: expected a function to import, got {name!r}: {type(error).__name__}: {error}"
         ) from error
     if not callable(model):
-        raise ValueError(f"model: {name!r} is a {type(model).__name__}, expected a function.")
+        raise ValueError(f"model: expected a function, got {name!r}, a {type(model).__name__}.")
     return model
 
 
 def check_model(model: Model, params: PyTree, task: Task) -> int:
-    """The number of classes, or a ValueError if the model does not take these data.
+    """Check that a model takes these parameters and data.
 
-    Examples:
+    Args:
+      model: From parameters and inputs to logits; it is traced, not run.
+      params: Any pytree of arrays.
+      task: Test data.
+
+    Returns:
+      The number of classes.
+
+    Raises:
+      ValueError: If it does not, or gives something else than logits of as many classes.
+
+    Example:
       >>> task = Task(np.ones((5, 3)), np.zeros(5, int), np.ones((5, 3)))
       >>> check_model(lambda params, x: x @ params, np.ones((3, 4)), task)
       4
@@ -110,7 +138,7 @@ def check_model(model: Model, params: PyTree, task: Task) -> int:
     except Exception as error:  # whatever the model does with shapes it does not know
         first_line = str(error).strip().partition("\n")[0]
         raise ValueError(
-            f"model, data: the model does not take inputs of shape {inputs.shape}: {first_line}"
+            f"model: expected one that takes inputs of shape {inputs.shape}, got {first_line}"
         ) from error
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != len(task.labels):
@@ -119,22 +147,53 @@ def check_model(model: Model, params: PyTree, task: Task) -> int:
         )
     if task.labels.max() >= shape[1] or task.labels.min() < 0:
         raise ValueError(
-            f"data: labels from {task.labels.min()} to {task.labels.max()}, but the model has "
-            f"{shape[1]} classes."
+            f"labels: expected integers in [0, {shape[1]}), the classes of the model, "
+            f"got {task.labels.min()} to {task.labels.max()}."
         )
     return int(shape[1])
 
 
-def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_labelled(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if path.suffix != ".npz":
         return read_split(path, "t10k")
-    arrays = read_tensors(path).arrays
-    if not {"x", "y"} <= arrays.keys():
-        raise ValueError(f"{path}: expected arrays x and y, got {', '.join(arrays)}.")
-    inputs, labels = arrays["x"], arrays["y"]
+    arrays = _read_arrays(path, "x", "y")
+    inputs, labels = _as_inputs(path, arrays["x"]), arrays["y"]
     if labels.shape != inputs.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(
-            f"{path}: expected y to hold an integer for each of the {len(inputs)} rows of x, "
+            f"{path}: y: expected an integer for each of the {len(inputs)} rows of x, "
             f"got {labels.dtype} of shape {labels.shape}."
         )
-    return inputs.astype(np.float32), labels.astype(np.int32)
+    if labels.min() < 0 or labels.max() > _MOST:  # in the file's own dtype, before it is converted
+        raise ValueError(
+            f"{path}: y: expected integers in [0, 2**31), got {labels.min()} to {labels.max()}."
+        )
+    return inputs, labels.astype(np.int32)
+
+
+def _read_inputs(path: Path) -> np.ndarray:
+    if path.suffix != ".npz":
+        return read_split(path, "t10k")[0]
+    return _as_inputs(path, _read_arrays(path, "x")["x"])
+
+
+def _read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
+    arrays = read_tensors(path).arrays
+    if not arrays.keys() >= set(names):
+        raise ValueError(f"{path}: expected arrays {' and '.join(names)}, got {', '.join(arrays)}.")
+    return arrays
+
+
+def _as_inputs(path: Path, x: np.ndarray) -> np.ndarray:
+    is_real = jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)
+    if not is_real and x.dtype != bool:
+        raise ValueError(f"{path}: x: expected booleans or real numbers, got {x.dtype}.")
+    if x.ndim == 0 or x.size == 0:
+        raise ValueError(
+            f"{path}: x: expected one row of one number at least, got shape {x.shape}."
+        )
+    with np.errstate(over="ignore"):
+        inputs = x.astype(np.float32)
+    if not np.isfinite(inputs).all():
+        first = x[~np.isfinite(inputs)][0]
+        raise ValueError(f"{path}: x: expected finite numbers of float32, got {first}.")
+    return inputs

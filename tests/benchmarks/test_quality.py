@@ -68,6 +68,31 @@ def test_every_method_is_run_once(settings, monkeypatch, capsys):
         quality.main(settings)
 
 
+@pytest.mark.parametrize(
+    ("network", "epochs", "message"),
+    [
+        ("lenet5", 30, r"epochs: expected at least 31 .* 10 steps .* warm-up of 300 .* got 30"),
+        ("mlp", 0, "epochs: expected at least 1 .* got 0"),
+    ],
+)
+def test_fewer_steps_than_the_warm_up(settings, network, epochs, message):
+    settings.network, settings.epochs = network, epochs
+    with pytest.raises(ValueError, match=message):
+        quality.main(settings)
+    assert list((settings.out / "runs").iterdir()) == []
+
+
+def test_fewer_images_than_a_batch():
+    training = quality.Training("mlp", "IVON", "no_prune", 0.0, 0)
+    with pytest.raises(ValueError, match="training images: expected 100 at least, got 99"):
+        quality.make_optimizer(training, 99, 20)
+
+
+def test_one_step_more_than_the_warm_up():
+    training = quality.Training("lenet5", "IVON", "no_prune", 0.0, 0)
+    quality.make_optimizer(training, 1000, 31)
+
+
 def test_a_forward_pass_without_the_pruned_weights_is_noticed(settings):
     data = quality.read_dataset(settings.data)
     network = networks.NETWORKS["mlp"]

@@ -44,9 +44,12 @@ def test_another_activation_is_for_hidden_layers_only():
 @pytest.mark.parametrize(
     ("params", "message"),
     [
-        ({"conv": {"kernel": jnp.ones((3, 3, 1, 8))}}, "conv/kernel: expected a kernel of two"),
+        (
+            {"conv": {"kernel": jnp.ones((3, 3, 1, 8))}},
+            "conv/kernel: expected a kernel of two axes",
+        ),
         ({"a": {"kernel": jnp.ones((2, 2)), "other": jnp.ones((2, 2))}}, "a/other"),
-        ({"a": {"bias": jnp.ones(2)}}, "expected kernels of two axes, got none"),
+        ({"a": {"bias": jnp.ones(2)}}, "params: expected kernels of two axes, got none"),
     ],
 )
 def test_other_networks_are_refused(params, message):

@@ -9,32 +9,9 @@ import pytest
 
 from bmrpruner import study
 from bmrpruner.study import pictures, results
+from tests.study.points import point
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-
-
-def point(algorithm, sparsity):
-    scores = {
-        "accuracy": 0.9 - sparsity / 10,
-        "accuracy_se": 0.01,
-        "nll": 0.3 + sparsity,
-        "nll_se": 0.02,
-        "brier": 0.1,
-        "ece": 0.05,
-        "ood_auroc": 0.8,
-        "reliability": {"confidence": [0.0, 0.8], "accuracy": [0.0, 0.7], "counts": [0, 9]},
-    }
-    return {
-        "rule": {"algorithm": algorithm, "sparsity": sparsity},
-        "algorithm": algorithm,
-        "label": f"{algorithm}, {100 * sparsity:g} % <&>",
-        "sparsity": sparsity,
-        "leaf_sparsity": {"encoder/layer_0/kernel": sparsity, "head/kernel": sparsity},
-        "nonzeros": 1_234_567,
-        "seconds": 1.5,
-        "mean": scores,
-        "averaged": None if algorithm == "magnitude" else scores,
-    }
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +42,20 @@ def test_it_is_not_written_over(directory, tmp_path):
 
 
 def test_what_is_missing_is_named(directory, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"results\.json: there is none"):
+    with pytest.raises(FileNotFoundError, match=r"results\.json: expected the results"):
         study.write_report(tmp_path)
     (tmp_path / "results.json").write_text('{"points": 3}')
-    with pytest.raises(ValueError, match=r"results\.json: not the results of a sweep"):
+    with pytest.raises(
+        ValueError, match=r"results\.json: settings: expected an object, got nothing"
+    ):
         study.write_report(tmp_path)
     shutil.copy(directory / "results.json", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"there is no metrics\.png"):
+    with pytest.raises(FileNotFoundError, match=r"expected metrics\.png in it, got none"):
         study.write_report(tmp_path)
     results.save(tmp_path, results.Results({}, [], "0.1.0", complete=False))
-    with pytest.raises(ValueError, match=r"not complete; go on with `sweep --resume`"):
+    with pytest.raises(
+        ValueError, match=r"expected a complete sweep, got a part; go on with `sweep --resume`"
+    ):
         study.write_report(tmp_path)
     assert not (tmp_path / "report.html").exists()
 

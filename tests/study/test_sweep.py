@@ -12,7 +12,7 @@ import pytest
 
 from bmrpruner import files, metrics, pruning, study
 from bmrpruner.pruning import Rule
-from bmrpruner.study import Task, models
+from bmrpruner.study import Task, models, results
 
 
 def blobs(n=200, seed=0):
@@ -156,7 +156,7 @@ def test_parameters_without_a_posterior(tmp_path):
 def test_a_pattern_is_one_rule_an_algorithm():
     rules = study.make_rules(["snr", "magnitude"], [0.0, 0.5], sparsity_type="2:4")
     assert [rule.label for rule in rules] == ["snr, 2:4", "magnitude, 2:4"]
-    with pytest.raises(ValueError, match="nothing to try"):
+    with pytest.raises(ValueError, match="expected one rule to try at least"):
         study.make_rules(["snr"], [])
 
 
@@ -164,68 +164,59 @@ def test_directories_are_not_written_over(swept, tmp_path):
     out, _ = swept
     with pytest.raises(FileExistsError, match="--resume"):
         run(out)
-    with pytest.raises(ValueError, match="had another samples"):
+    with pytest.raises(ValueError, match="got another samples"):
         run(out, samples=4, resume=True)
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError, match="is a file"):
-        run(tmp_path / "file")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("file", "link"):
+        with pytest.raises(FileExistsError, match=f"{name}: expected a directory"):
+            run(tmp_path / name, force=True)
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_model_that_ignores_the_parameters_is_caught():
     constant = study.Evaluator(lambda params, x: jnp.zeros((len(x), 3)), blobs(), samples=0)
-    with pytest.raises(RuntimeError, match="the outputs are the same"):
+    with pytest.raises(RuntimeError, match=r"expected other outputs without the .* weights"):
         study.sweep(checkpoint(), RULES[1:2], constant)
 
 
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("no_such_module_at_all:f", "does not import: ModuleNotFoundError"),
-        ("bmrpruner.study.models:no_such_function", "does not import: AttributeError"),
-        ("bmrpruner.study.models", "expected module:function"),
-        ("bmrpruner:__all__", "is a list, expected a function"),
-    ],
-)
-def test_models_that_do_not_import(name, message):
-    with pytest.raises(ValueError, match=message):
-        study.load_model(name)
+def test_a_temperature_is_for_those_that_have_one():
+    rules = study.make_rules(["snr", "bmr"], [0.5], {"bmr": 0.0}, temperature=0.1)
+    assert [rule.temperature for rule in rules] == [1.0, 0.1, 0.1]
+    expected = [
+        Rule("snr", sparsity=0.5),
+        Rule("bmr", sparsity=0.5, temperature=0.1),
+        Rule("bmr", threshold=0.0, temperature=0.1),
+    ]
+    dense, task = checkpoint(), blobs()
+    at_mean = study.Evaluator(models.mlp, task, samples=0)
+    points = study.sweep(dense, rules, at_mean)
+    for point, rule in zip(points, expected, strict=True):
+        pruned = pruning.prune(dense.params, rule, dense.posterior)
+        probs = jax.nn.softmax(models.mlp(pruned.params, task.inputs))
+        assert point["nonzeros"] == pruned.nonzeros
+        assert point["mean"]["nll"] == pytest.approx(float(metrics.nll(probs, task.labels)), 1e-5)
+    warm = study.sweep(dense, study.make_rules(["bmr"], [], {"bmr": 0.0}), at_mean)
+    assert warm[0]["nonzeros"] != points[2]["nonzeros"]
 
 
-@pytest.mark.parametrize(
-    ("task", "message"),
-    [
-        (Task(np.ones((9, 5)), np.zeros(9, int), np.ones((9, 5))), r"inputs of shape \(9, 5\)"),
-        (Task(np.ones((9, 2)), np.full(9, 3), np.ones((9, 2))), "the model has 3 classes"),
-    ],
-)
-def test_data_of_the_wrong_shape(task, message):
-    with pytest.raises(ValueError, match=message):
-        study.check_model(models.mlp, checkpoint().params, task)
+def test_a_temperature_that_nobody_takes():
+    with pytest.raises(ValueError, match="temperature: expected an algorithm that has one"):
+        study.make_rules(["snr", "magnitude"], [0.5], temperature=0.1)
+    with pytest.raises(ValueError, match="temperature: expected a number > 0"):
+        study.make_rules(["snr", "bmr"], [0.5], temperature=-1.0)
 
 
-def test_a_model_of_another_shape():
-    with pytest.raises(ValueError, match=r"expected logits of shape \(200, classes\), got \(3,\)"):
-        study.check_model(lambda params, x: jnp.zeros(3), checkpoint().params, blobs())
+def test_settings_of_an_earlier_run_that_are_gone(tmp_path):
+    results.save(tmp_path, results.Results({"samples": 3, "other": 1}, [], "0.1.0", complete=False))
+    with pytest.raises(ValueError, match="got another other;"):
+        results.start(tmp_path, {"samples": 3}, resume=True, force=False)
 
 
-def test_tasks_from_files(tmp_path):
-    np.savez(tmp_path / "a.npz", x=np.arange(12.0).reshape(4, 3), y=np.arange(4))
-    np.savez(tmp_path / "b.npz", x=np.zeros((2, 3)), y=np.zeros(2, int))
-    task = study.load_task(tmp_path / "a.npz")
-    assert np.array_equal(np.sort(task.ood, 1), task.inputs)
-    assert not np.array_equal(task.ood, task.inputs)
-    assert study.load_task(tmp_path / "a.npz", tmp_path / "b.npz").ood.shape == (2, 3)
-    np.savez(tmp_path / "c.npz", x=np.zeros((2, 4)), y=np.zeros(2, int))
-    with pytest.raises(ValueError, match=r"c.npz: expected inputs of shape \(3,\)"):
-        study.load_task(tmp_path / "a.npz", tmp_path / "c.npz")
-    np.savez(tmp_path / "d.npz", x=np.zeros((2, 4)), y=np.zeros(2))
-    with pytest.raises(ValueError, match=r"d.npz: expected y to hold an integer"):
-        study.load_task(tmp_path / "d.npz")
-    np.savez(tmp_path / "e.npz", images=np.zeros((2, 4)))
-    with pytest.raises(ValueError, match=r"e.npz: expected arrays x and y, got images"):
-        study.load_task(tmp_path / "e.npz")
-    with pytest.raises(FileNotFoundError, match="nowhere"):
-        study.load_task(tmp_path / "nowhere")
+def test_nothing_is_left_where_the_model_does_not_fit(tmp_path):
+    with pytest.raises(ValueError, match="expected a function to import"):
+        study.run_sweep(checkpoint(), "no_such_module_at_all:f", blobs(), RULES, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 PUBLISHED = {
@@ -238,7 +229,9 @@ def test_the_posterior_at_hand(data_dir):
     dense = files.load(data_dir / "posteriors" / "mnist_mlp_meanfield.npz")
     task = study.load_task(data_dir / "mnist")
     at_mean = study.Evaluator(models.mlp, task, samples=0)
-    points = study.sweep(dense, study.make_rules(PUBLISHED, PUBLISHED["snr"]), at_mean)
+    points = study.sweep(
+        dense, study.make_rules(PUBLISHED, PUBLISHED["snr"], scope="global"), at_mean
+    )
     for point in points:
         expected = PUBLISHED[point["algorithm"]][point["rule"]["sparsity"]]
         assert point["mean"]["accuracy"] == pytest.approx(expected, abs=0.0015), point["label"]
