@@ -66,7 +66,7 @@ def test_without_a_refit_rounds_end_where_one_pass_does():
 
 
 def test_a_trained_posterior_collapses_because_weights_matter_together(data_dir):
-    """On mean weights of a third party, one pass of ΔF > 0 loses 21 points where SNR loses none.
+    """On a mean-field MNIST network, one pass of ΔF > 0 loses 21 points where SNR loses none.
 
     The loss is not in the single weights: removed in 64 parts, each from the whole network, those
     with ΔF > 0 cost less than a quarter of what they cost together. Data that weigh ten times as

@@ -1,4 +1,4 @@
-"""What the contract says, in NumPy: by sorting, by loops, and in jax.random where it draws."""
+"""JaxPruner's rules in NumPy: by sorting, by loops, and in jax.random where they draw."""
 
 import jax
 import numpy as np
@@ -64,7 +64,7 @@ def channel(scores, sparsity, axis=-1):
 
 
 def erk(shapes, sparsity, custom=None, power=1.0):
-    """The loop of the paper: declare dense whatever exceeds density one, one maximum at a time."""
+    """Erdős-Rényi densities: the layer furthest above one is made dense until none is above."""
     custom = custom or {}
     free = {name: shape for name, shape in shapes.items() if name not in custom}
     raw = {name: (sum(shape) / np.prod(shape)) ** power for name, shape in free.items()}

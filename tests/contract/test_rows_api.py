@@ -1,4 +1,4 @@
-"""Contract: from a configuration to an updater."""
+"""A configuration with JaxPruner's keys makes the updater that JaxPruner would make."""
 
 import dataclasses
 import inspect

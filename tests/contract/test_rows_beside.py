@@ -1,4 +1,4 @@
-"""Contract, sections 12 and 13: summaries, and what is beside the core."""
+"""Summaries of sparsity, and the extensions: ACDC, Adam-Fisher, iterative N:M, activations."""
 
 import copy
 import dataclasses

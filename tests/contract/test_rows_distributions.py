@@ -1,4 +1,4 @@
-"""Contract, section 5: how much of each leaf."""
+"""Sparsity distributions: how much of each leaf is pruned."""
 
 import inspect
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""Contract: the wrapped transformation, step by step."""
+"""What a wrapped optimizer does in each step, and in which order."""
 
 import chex
 import jax

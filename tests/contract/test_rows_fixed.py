@@ -1,4 +1,4 @@
-"""Contract, section 14: what the original got wrong, where no other test has it."""
+"""What JaxPruner gets wrong and bmrpruner does not, where no other test shows it."""
 
 import chex
 import jax

@@ -1,4 +1,4 @@
-"""Contract, sections 3 and 4: sparsity types, and from scores to masks."""
+"""Sparsity types, and the masks that are made of scores."""
 
 import inspect
 import types

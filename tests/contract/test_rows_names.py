@@ -1,4 +1,4 @@
-"""Contract: what is where."""
+"""JaxPruner's names are found where JaxPruner has them."""
 
 import importlib
 import subprocess

@@ -1,4 +1,4 @@
-"""Contract, sections 8 and 9: one-shot and gradual pruners, layer by layer and over the network."""
+"""One-shot and gradual pruners, layer by layer and over the network."""
 
 import dataclasses
 import inspect

@@ -1,4 +1,4 @@
-"""Contract, section 6: when."""
+"""Schedules: when masks are updated, and to which sparsity."""
 
 import dataclasses
 

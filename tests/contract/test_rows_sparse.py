@@ -1,4 +1,4 @@
-"""Contract, sections 10 and 11: straight-through, and sparse training."""
+"""Straight-through pruning, and sparse training: static masks, SET and RigL."""
 
 import dataclasses
 import inspect

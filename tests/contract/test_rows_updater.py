@@ -1,4 +1,4 @@
-"""Contract: the updater and its state."""
+"""The fields and hooks of an updater, and the state that it makes."""
 
 import copy
 import dataclasses
