@@ -24,6 +24,23 @@ def has_fields(*fields: str) -> Callable[[Any], bool]:
     return matches
 
 
+def plain_state(opt_state: Any) -> Any:
+    """`opt_state` with arrays in place of the Variables in which `nnx.Optimizer` stores them."""
+
+    def plain(node: Any) -> Any:
+        if not _is_nnx_state(node):
+            return node
+        (value,), _ = jax.tree_util.default_registry.flatten_one_level(node)
+        return value
+
+    return jax.tree.map(plain, opt_state, is_leaf=_is_nnx_state)
+
+
+def state_like(plain: Any, opt_state: Any) -> Any:
+    """The inverse of `plain_state`: `plain` with Variables where `opt_state` has them."""
+    return jax.tree.unflatten(jax.tree.structure(opt_state), jax.tree.leaves(plain))
+
+
 def find_states(opt_state: Any, matches: Callable[[Any], bool]) -> list[Any]:
     """The outermost nodes of `opt_state` that match, in tree order."""
     return [node for node in jax.tree.leaves(opt_state, is_leaf=matches) if matches(node)]
@@ -39,10 +56,13 @@ def replace_states(opt_state: Any, matches: Callable[[Any], bool], fn: Callable[
 def find_masks(opt_state: Any, params: PyTree) -> PyTree:
     """The masks of every `SparseState` in `opt_state`, plain, as a tree like `params`.
 
-    None where a leaf is exempt or belongs to no pruner.
+    None where a leaf is exempt or belongs to no pruner. The `opt_state` of an `nnx.Optimizer` is
+    taken as it is.
     """
     masks: dict[Key, Any] = {}
-    for state in find_states(opt_state, has_fields("masks", "inner_state", "target_sparsities")):
+    for state in find_states(
+        plain_state(opt_state), has_fields("masks", "inner_state", "target_sparsities")
+    ):
         masks |= {key: mask for key, mask in keyed_leaves(state.masks) if mask is not None}
     return map_with_key(lambda key, leaf: as_plain(masks.get(key), leaf), params)
 
@@ -72,3 +92,11 @@ def restart_accumulators(opt_state: Any, where: PyTree) -> Any:
         return leaf
 
     return jax.tree_util.tree_map_with_path(restart, opt_state)
+
+
+def _is_nnx_state(node: Any) -> bool:
+    """Whether `node` is a Variable of an `nnx.Optimizer`, told without importing Flax."""
+    return any(
+        base.__name__ == "OptState" and base.__module__.startswith("flax")
+        for base in type(node).__mro__
+    )

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from bmrpruner._checks import check_positive, concrete
-from bmrpruner._tree import PyTree, check_params, is_array, map_leaves
+from bmrpruner._tree import PyTree, check_params, is_array, join, keyed_leaves, map_leaves
 
 
 class ScaleByIvonState(NamedTuple):
@@ -79,6 +79,7 @@ def scale_by_ivon(
 
     def init_fn(params: optax.Params) -> ScaleByIvonState:
         check_params(params)
+        _check_real(params)
         count = jnp.zeros([], jnp.int32)
         return ScaleByIvonState(
             count=count,
@@ -101,7 +102,7 @@ def scale_by_ivon(
         b1_power = state.b1_power * (1 - gain)
         wd = _at(weight_decay, state.count)
         momentum = map_leaves(
-            lambda g, m: None if g is None else (m + gain * (g - m)).astype(m.dtype),
+            lambda g, m: m if g is None or m is None else (m + gain * (g - m)).astype(m.dtype),
             updates,
             state.momentum,
         )
@@ -109,7 +110,7 @@ def scale_by_ivon(
         step = jnp.where(refresh, _complement_at(b2, state.count), 0.0)
         # Reciprocals once: the compiler turns divisions by a scalar into products in some programs
         # and not in others, and then one device and a mesh differ in the last bit.
-        per_estimate = 1 / jnp.maximum(state.hess_count, 1)
+        per_estimate = 1 / jnp.maximum(state.hess_count, 1).astype(jnp.float32)
         correction = 1 / (1 - b1_power)
         hess = jax.tree.map(
             lambda h, total: _updated_hess(h, total * per_estimate, wd, step),
@@ -119,8 +120,8 @@ def scale_by_ivon(
         radius = None if clip_radius is None else _at(clip_radius, state.count)
 
         def direction(g: Any, m: Any, h: Any, param: Any) -> Any:
-            if g is None:
-                return None
+            if g is None or m is None:
+                return None if g is None else jnp.zeros_like(g)
             u = (m * correction + wd * param) / (h + wd)
             return (u if radius is None else jnp.clip(u, -radius, radius)).astype(g.dtype)
 
@@ -254,6 +255,15 @@ def _at(value: optax.ScalarOrSchedule, count: jax.Array) -> jax.Array:
 def _complement_at(decay: optax.ScalarOrSchedule, count: jax.Array) -> jax.Array:
     """1 - decay; a number is subtracted in double precision, as 1 - 0.99999 in float32 is off."""
     return jnp.asarray(1 - (decay(count) if callable(decay) else decay), jnp.float32)
+
+
+def _check_real(params: PyTree) -> None:
+    for key, leaf in keyed_leaves(params):
+        if is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise TypeError(
+                f"params: expected real arrays, got leaf {join(key) or '(root)'!r} of dtype "
+                f"{leaf.dtype}; train it by another optimizer, with optax.partition."
+            )
 
 
 def _check_decay(field: str, value: Any) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bmrpruner._checks import check_positive
-from bmrpruner._state import find_masks, find_states, has_fields
+from bmrpruner._state import find_masks, find_states, has_fields, plain_state
 from bmrpruner._tree import Key, PyTree, keyed_leaves, map_with_key
 from bmrpruner.posteriors.diagonal_gaussian import DiagonalGaussian
 
@@ -29,7 +29,7 @@ def from_opt_state(
     `SparseState`, pruned weights have mean 0 and variance 0.
 
     Args:
-      opt_state: Any optimizer state.
+      opt_state: Any optimizer state, such as the `opt_state` of an `nnx.Optimizer`.
       params: The parameters, which are the posterior's mean.
       ess: Effective sample size, for Adam, which knows none: the number of training examples.
       weight_decay: Prior precision over `ess`, for Adam.
@@ -50,6 +50,7 @@ def from_opt_state(
     References:
       Shen et al. 2024, https://arxiv.org/abs/2402.17641
     """
+    opt_state = plain_state(opt_state)
     precision: dict[Key, Any] = {}
     prior: dict[Key, Any] = {}
     for hess, size, decay in _sources(opt_state, ess, weight_decay):
