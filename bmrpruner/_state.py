@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from bmrpruner._masks import as_plain
 from bmrpruner._tree import Key, PyTree, is_array, is_none, keyed_leaves, map_with_key
 
-# Zero would be an infinite variance rather than a fresh start.
+# Not set to zero on a restart: a Hessian of zero makes the variance large without bound.
 _CURVATURES = ("hess", "hess_sum")
 
 
@@ -70,8 +70,8 @@ def find_masks(opt_state: Any, params: PyTree) -> PyTree:
 def restart_accumulators(opt_state: Any, where: PyTree) -> Any:
     """`opt_state` with zeros in every accumulator where `where` is nonzero.
 
-    An optimizer keeps its accumulators in trees like the parameters: the path of one ends in the
-    path of its weight, in whatever it is wrapped. It has the weight's shape, or it is left alone.
+    An optimizer keeps its accumulators in trees like the parameters, so the path of an accumulator
+    ends in the path of its weight. Arrays of another shape than the weight's stay as they are.
 
     Args:
       opt_state: Any optimizer state.

@@ -122,7 +122,7 @@ def noisy_value_and_grad(
     states = ivon_states(plain)
     masks = find_masks(plain, params) if mask is None else plain_tree(mask, params)
     free, fixed = _split(mask_tree(params, masks))
-    free = per_replica(free, axis_name)
+    free, key = per_replica((free, key), axis_name)
     posterior = from_opt_state(states, free)
     scale = mask_tree(posterior.std, masks)
 
@@ -208,10 +208,9 @@ def _signed_curvature(
     """u∘(∇²ℓ(μ) u), or zeros when no update is due to use it."""
 
     def estimate() -> PyTree:
-        products = jax.jvp(lambda m: grad_fn(m, key), (mean,), (signs,))[1]
-        return jax.tree.map(
-            lambda u, hu: (u * hu).astype(jnp.promote_types(u.dtype, jnp.float32)), signs, products
-        )
+        tangents = jax.tree.map(lambda m, u: u.astype(m.dtype), mean, signs)
+        products = jax.jvp(lambda m: grad_fn(m, key), (mean,), (tangents,))[1]
+        return jax.tree.map(lambda u, hu: u * hu.astype(u.dtype), signs, products)
 
     zeros = lambda: jax.tree.map(  # noqa: E731
         lambda m: jnp.zeros_like(m, jnp.promote_types(m.dtype, jnp.float32)), mean
