@@ -7,10 +7,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from bmrpruner._sharding import gathered, sharded_like
-from bmrpruner._tree import PyTree, is_array, is_none, is_numeric, map_leaves
+from bmrpruner._tree import PyTree, is_array, is_numeric, map_leaves
 
 MASK_DTYPE = "uint8"
 
@@ -71,24 +70,6 @@ def pack_tree(masks: PyTree) -> PyTree:
 def plain_tree(masks: PyTree, like: PyTree) -> PyTree:
     """`as_plain` for every leaf of the parameters (or scores) `like`."""
     return map_leaves(lambda leaf, mask: as_plain(mask, leaf), like, masks)
-
-
-def fill_masked_nodes(masks: PyTree, params: PyTree) -> PyTree:
-    """The masks as a tree like the parameters, None for each leaf that `optax.masked` left out.
-
-    Example:
-      >>> fill_masked_nodes({'a': 1, 'b': optax.MaskedNode()}, {'a': 1.5, 'b': [2.0, 3.0]})
-      {'a': 1, 'b': [None, None]}
-    """
-
-    def fill(mask: Any, below: PyTree) -> PyTree:
-        return map_leaves(lambda _: None, below) if _is_masked(mask) else mask
-
-    return jax.tree.map(fill, masks, params, is_leaf=lambda x: is_none(x) or _is_masked(x))
-
-
-def _is_masked(node: Any) -> bool:
-    return isinstance(node, optax.MaskedNode)
 
 
 def mask_tree(tree: PyTree, masks: PyTree) -> PyTree:

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 import optax
 
 from bmrpruner import mask_calculator, sparsity_distributions
-from bmrpruner._masks import MASK_DTYPE, fill_masked_nodes, pack_tree
+from bmrpruner._masks import MASK_DTYPE, pack_tree
 from bmrpruner._ranking import masks_of, ranked_leaves
 from bmrpruner._scoring import check_keywords, scores_of
 from bmrpruner._settings import check_settings, check_sparsity_fields, pattern_sparsity
 from bmrpruner._sharding import sharded_like
+from bmrpruner._state import stored_masks
 from bmrpruner._targets import as_arrays, global_target, layer_targets
 from bmrpruner._transformation import pruning_transformation
 from bmrpruner._tree import PyTree, check_params, map_leaves
@@ -24,13 +25,7 @@ from bmrpruner.registry import register_algorithm
 from bmrpruner.sparse_state import SparseState, apply_mask
 from bmrpruner.sparsity_distributions import CustomSparsityMapType, FilterFnType
 from bmrpruner.sparsity_schedules import NoUpdateSchedule
-from bmrpruner.sparsity_types import (
-    Block,
-    NByM,
-    SparsityType,
-    Unstructured,
-    as_sparsity_type,
-)
+from bmrpruner.sparsity_types import Block, NByM, SparsityType, Unstructured, as_sparsity_type
 
 _DENSE = functools.partial(sparsity_distributions.uniform, sparsity=0.0)
 
@@ -67,8 +62,7 @@ class BaseUpdater:
       custom_sparsity_map: Sparsity by key path, None to exempt a leaf.
 
     Raises:
-      ValueError: If two fields contradict each other, or one has an impossible value.
-      TypeError: If a field is of a type that it cannot have.
+      ValueError, TypeError: If two fields contradict each other, or one is impossible.
 
     Example:
       >>> params = {'kernel': jnp.array([[1., -3.], [2., 0.5]]), 'bias': jnp.ones(2)}
@@ -78,7 +72,7 @@ class BaseUpdater:
       ([[0.0, -3.0], [2.0, 0.0]], None)
     """
 
-    # What a class says of itself, for those who choose one by its name.
+    # What a class says of itself.
     needs_training: ClassVar[bool] = False  # cannot prune by parameters and a posterior alone
     reads_posterior: ClassVar[bool] = False
     decides_sparsity: ClassVar[bool] = False  # `sparsity` is an upper bound that may be left out
@@ -104,8 +98,7 @@ class BaseUpdater:
     custom_sparsity_map: CustomSparsityMapType | None = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        # An updater may be a static argument of jit. A subclass decorated with a plain @dataclass
-        # would compare by fields and lose its hash.
+        # Static arguments of jit need a hash, which a plain @dataclass would take away.
         super().__init_subclass__(**kwargs)
         cls.__eq__ = object.__eq__  # type: ignore[method-assign]
         cls.__hash__ = object.__hash__  # type: ignore[method-assign]
@@ -136,59 +129,41 @@ class BaseUpdater:
         raise NotImplementedError(f"{type(self).__name__} must define calculate_scores.")
 
     def create_masks(self, scores: PyTree, sparsities: PyTree) -> PyTree:
-        """The masks that keep the highest scores.
+        """The masks that keep the highest scores; None where the sparsity is None.
 
-        Args:
-          scores: A tree of scores, None where a leaf has none.
-          sparsities: A tree of sparsities, None where a leaf is exempt; with `scope='global'` one
-            number for all leaves together.
-
-        Returns:
-          A tree of uint8 masks, None where a leaf is exempt.
-
-        Raises:
-          ValueError: If a leaf is to be pruned and has no score.
+        With `scope='global'`, `sparsities` is one number for all leaves together.
         """
         return masks_of(self, scores, sparsities)
 
-    def get_initial_masks(self, params: PyTree, target_sparsities: PyTree) -> PyTree:
+    def get_initial_masks(self, params: PyTree, target_sparsities: PyTree = None) -> PyTree:
         """Masks of ones, sharded as the parameters; None where a leaf is exempt."""
+        if not self.stores_masks:
+            return map_leaves(lambda param: None, params)
         eligible = target_sparsities
         if self.scope == "global":
             eligible = ranked_leaves(params, self.filter_fn, self.custom_sparsity_map)
-
-        def ones(param: Any, target: Any) -> Any:
-            return None if target is None else jnp.ones_like(param, MASK_DTYPE)
-
-        return map_leaves(ones, params, eligible)
+        return map_leaves(
+            lambda param, target: None if target is None else jnp.ones_like(param, MASK_DTYPE),
+            params,
+            eligible,
+        )
 
     def init_state(self, params: PyTree) -> SparseState:
         """The state before the first step, without an inner state.
 
         Raises:
           TypeError: If no leaf of `params` is an array.
-          ValueError: If something is to be pruned and no leaf can be, or one does not fit the
-            sparsity type.
+          ValueError: If no leaf can be pruned and one should, or one does not fit its type.
         """
         check_params(params)
         targets = self.get_target_sparsities(params)
-        masks = map_leaves(sharded_like, self.get_initial_masks(params, targets), params)
-        if self.use_packed_masks:
-            masks = pack_tree(masks)
+        masks = self._stored(self.get_initial_masks(params, targets), params)
         return SparseState(masks, None, as_arrays(targets), jnp.zeros([], jnp.int32))
 
     def get_target_sparsities(self, params: PyTree) -> PyTree:
-        """How sparse each leaf of `params` is to be.
+        """A tree of numbers, None where a leaf is exempt; with `scope='global'` one number.
 
-        Args:
-          params: Any pytree of arrays.
-
-        Returns:
-          A tree of numbers, None where a leaf is exempt; one number with `scope='global'`; None
-          without a distribution.
-
-        Raises:
-          ValueError: As `init_state`; or if fields assigned since contradict each other.
+        None without a distribution.
         """
         if self.takes_settings:
             check_sparsity_fields(self)
@@ -200,14 +175,13 @@ class BaseUpdater:
         self, sparse_state: SparseState, params: PyTree, grads: PyTree, **kwargs: Any
     ) -> SparseState:
         """The state with refreshed masks. Only the masks change."""
+        if not self.stores_masks:
+            return sparse_state
         targets = self.scheduler.get_sparsity_at_step(
             sparse_state.target_sparsities, sparse_state.count
         )
         scores = scores_of(self, params, sparse_state, grads, kwargs)
-        masks = map_leaves(sharded_like, self.create_masks(scores, targets), params)
-        if self.use_packed_masks:
-            masks = pack_tree(masks)
-        return sparse_state._replace(masks=masks)
+        return sparse_state._replace(masks=self._stored(self.create_masks(scores, targets), params))
 
     def apply_masks(self, params: PyTree, masks: PyTree, is_packed: bool | None = False) -> PyTree:
         """The parameters, zero where the masks are; None for `is_packed` asks the field."""
@@ -222,7 +196,9 @@ class BaseUpdater:
     def instant_sparsify(
         self, params: PyTree, grads: PyTree = None, **kwargs: Any
     ) -> tuple[PyTree, PyTree]:
-        """Prune once, to the distribution's sparsity, with no schedule and no state.
+        """Prune what is already trained, once, with no schedule and no state.
+
+        Rules, checkpoints, files and the command line prune by it.
 
         Args:
           params: Any pytree of arrays, or a single array.
@@ -243,16 +219,24 @@ class BaseUpdater:
         check_keywords(self, kwargs)
         masks = self.create_masks(scores_of(self, params, None, grads, kwargs), targets)
         pruned = self.apply_masks(params, masks, is_packed=False)
-        return pruned, pack_tree(masks) if self.use_packed_masks else masks
+        return pruned, self._stored(masks, params)
 
     def pre_forward_update(self, params: PyTree, opt_state: Any) -> PyTree:
         """The parameters for the forward pass: here, as they are."""
         return params
 
-    def post_gradient_update(self, params: PyTree, sparse_state: SparseState) -> PyTree:
-        """The parameters after an update: here, with the stored masks applied."""
-        masks = fill_masked_nodes(sparse_state.masks, params)
-        return self.apply_masks(params, masks, is_packed=None)
+    def post_gradient_update(self, params: PyTree, sparse_state: Any) -> PyTree:
+        """The parameters after an update: here, with the stored masks applied.
+
+        Args:
+          params: Any pytree of arrays, or of Flax Variables.
+          sparse_state: The `SparseState`, or any optimizer state that holds it, such as the
+            `opt_state` of an `nnx.Optimizer`. Leaves that `optax.masked` left out stay as they are.
+
+        Raises:
+          ValueError: If there is no `SparseState`, or it has a mask for a leaf that is not there.
+        """
+        return self.apply_masks(params, stored_masks(sparse_state, params), is_packed=False)
 
     def wrap_optax(
         self, inner: optax.GradientTransformation, mask_updates: bool | None = None
@@ -262,13 +246,10 @@ class BaseUpdater:
         Extra keyword arguments of `update` reach `calculate_scores` and the inner transformation,
         as far as they take them.
 
-        The wrapper comes last: put `optax.clip`, `optax.scale`, `optax.ema`, schedules and
-        schedule-free averaging inside. What changes an update after the wrapper, in a chain or as
-        `optax.lookahead` around it, changes what keeps pruned weights at zero; call
-        `post_gradient_update` with the `SparseState` among its states then, on lookahead's slow
-        parameters too. Parameters to evaluate that an inner schedule-free optimizer averages come
-        out sparse by `post_gradient_update(schedule_free_eval_params(state.inner_state, params),
-        state)`.
+        The wrapper comes last: clipping, scaling, `optax.ema` and schedule-free optimizers go
+        inside. Where something comes after it, in a chain or around it (`optax.lookahead`), call
+        `post_gradient_update` on what comes out, on lookahead's slow parameters and on
+        `schedule_free_eval_params(state.inner_state, params)` too.
 
         Args:
           inner: Any Optax optimizer.
@@ -278,19 +259,14 @@ class BaseUpdater:
         Returns:
           A transformation whose state is a `SparseState`. Unless it masks its updates, call
           `post_gradient_update(params, state)` after applying them.
-
-        Example:
-          >>> from bmrpruner.algorithms import MagnitudePruning
-          >>> from bmrpruner.sparsity_schedules import OneShotSchedule
-          >>> pruner = MagnitudePruning(sparsity=0.5, scheduler=OneShotSchedule(0))
-          >>> tx = pruner.wrap_optax(optax.sgd(0.5), mask_updates=True)
-          >>> params = jnp.array([[1., -3.], [2., 0.5]])
-          >>> updates, state = tx.update(jnp.ones((2, 2)), tx.init(params), params)
-          >>> optax.apply_updates(params, updates).tolist()
-          [[0.0, -3.5], [1.5, 0.0]]
         """
         masks_updates = self.mask_updates if mask_updates is None else mask_updates
         return pruning_transformation(self, inner, masks_updates)
+
+    def _stored(self, masks: PyTree, params: PyTree) -> PyTree:
+        """Masks as a state holds them: laid out like the parameters, packed if asked."""
+        laid_out = map_leaves(sharded_like, masks, params)
+        return pack_tree(laid_out) if self.use_packed_masks else laid_out
 
     @property
     def _pooling(self) -> str:
@@ -305,7 +281,7 @@ class BaseUpdater:
         return self.threshold
 
     def _comparable(self, score: jax.Array) -> jax.Array:
-        """A leaf's scores as they are compared with those of other leaves: as they are."""
+        """A leaf's scores, as they are compared with those of other leaves."""
         return score
 
 
@@ -324,16 +300,6 @@ class NoPruning(BaseUpdater):
     stores_masks: ClassVar[bool] = False
 
     sparsity_distribution_fn: Callable[..., PyTree] | None = None
-
-    def get_initial_masks(self, params: PyTree, target_sparsities: PyTree = None) -> PyTree:
-        """No masks: all None."""
-        return map_leaves(lambda param: None, params)
-
-    def update_state(
-        self, sparse_state: SparseState, params: PyTree, grads: PyTree, **kwargs: Any
-    ) -> SparseState:
-        """The state, as it is."""
-        return sparse_state
 
     def instant_sparsify(
         self, params: PyTree, grads: PyTree = None, **kwargs: Any

@@ -17,7 +17,7 @@ from bmrpruner._masks import MASK_DTYPE, pack_tree, plain_tree
 from bmrpruner._state import restart_accumulators
 from bmrpruner._tree import PyTree, is_none, is_prunable, map_arrays, map_leaves
 from bmrpruner.algorithms.pruners import as_key, generate_random_scores
-from bmrpruner.base_updater import BaseUpdater, NoPruning, SparseState
+from bmrpruner.base_updater import BaseUpdater, SparseState
 from bmrpruner.mask_calculator import is_default_topk_fn, topk_n_by_m_mask_calculator
 from bmrpruner.registry import register_algorithm
 from bmrpruner.sparsity_types import NByM, Unstructured, fits
@@ -47,7 +47,11 @@ class StaticRandomSparse(BaseUpdater):
         scores = generate_random_scores(params, self.rng_seed)
         return self.create_masks(scores, target_sparsities)
 
-    update_state = NoPruning.update_state  # the state, as it is
+    def update_state(
+        self, sparse_state: SparseState, params: PyTree, grads: PyTree, **kwargs: Any
+    ) -> SparseState:
+        """The state, as it is."""
+        return sparse_state
 
     def instant_sparsify(
         self, params: PyTree, grads: PyTree = None, **kwargs: Any

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from bmrpruner._tree import PyTree, map_leaves
+from bmrpruner._state import plain_state
+from bmrpruner._tree import PyTree
 from bmrpruner.algorithms.bmr_pruners import BMRPruning
 from bmrpruner.algorithms.pruners import MagnitudePruning, RandomPruning
 from bmrpruner.base_updater import SparseState
@@ -22,18 +23,9 @@ class SteMixin:
 
     stores_masks: ClassVar[bool] = False
 
-    def get_initial_masks(self, params: PyTree, target_sparsities: PyTree) -> PyTree:
-        """No masks: all None."""
-        return map_leaves(lambda param: None, params)
-
-    def update_state(
-        self, sparse_state: SparseState, params: PyTree, grads: PyTree, **kwargs: Any
-    ) -> SparseState:
-        """The state, as it is."""
-        return sparse_state
-
     def pre_forward_update(self: Any, params: PyTree, opt_state: SparseState) -> PyTree:
         """The weights for the forward pass, masked by their present scores."""
+        opt_state = plain_state(opt_state)
         sparsities = self.scheduler.get_sparsity_at_step(
             opt_state.target_sparsities, opt_state.count
         )

@@ -11,7 +11,8 @@ from bmrpruner.optimizers.bayes_by_backprop import (
     sample_mean_field,
 )
 from bmrpruner.optimizers.ivon import ScaleByIvonState, ivon, scale_by_ivon
-from bmrpruner.optimizers.sampling import get_scale, noisy_value_and_grad, sample_posterior
+from bmrpruner.optimizers.noisy_gradients import noisy_value_and_grad
+from bmrpruner.optimizers.sampling import get_scale, sample_posterior
 
 __all__ = [
     "GaussianPrior",

@@ -16,14 +16,23 @@ from bmrpruner.posteriors import DiagonalGaussian, from_mean_field
 
 
 class MeanField(NamedTuple):
-    """The approximate posterior N(loc, softplus(rho)²); what the optimizer trains, a pytree."""
+    """The approximate posterior N(loc, softplus(rho)²), which the optimizer trains; a pytree.
 
-    loc: PyTree  # means, like the parameters
-    rho: PyTree  # like the parameters, float32 at least
+    Attributes:
+      loc: Means, a tree like the parameters.
+      rho: Inverse softplus of the standard deviations, like the parameters, float32 at least.
+
+    Example:
+      >>> MeanField(loc=jnp.zeros(2), rho=jnp.full(2, -5.0)).rho.shape
+      (2,)
+    """
+
+    loc: PyTree
+    rho: PyTree
 
 
 class Prior(Protocol):
-    """A prior over each weight, the same for all."""
+    """What `mean_field_value_and_grad` needs of a prior, which is the same for every weight."""
 
     @property
     def precision(self) -> float:
@@ -36,7 +45,7 @@ class Prior(Protocol):
 class GaussianPrior(NamedTuple):
     """N(0, std²), whose KL divergence is known in closed form.
 
-    Examples:
+    Example:
       >>> float(GaussianPrior(std=2.0).kl(jnp.zeros(3), jnp.full(3, 2.0), jnp.zeros(3)))
       0.0
     """
@@ -49,14 +58,14 @@ class GaussianPrior(NamedTuple):
         return 1 / self.std**2
 
     def kl(self, loc: jax.Array, std: jax.Array, draw: jax.Array) -> jax.Array:
-        """The exact divergence."""
+        """The exact divergence, summed over a leaf; the draw is not used."""
         return jnp.sum(evidence.kl_divergence(loc, 1 / std**2, self.precision))
 
 
 class ScaleMixturePrior(NamedTuple):
     """weight·N(0, wide²) + (1 - weight)·N(0, narrow²), Blundell et al. 2015, equation 7.
 
-    Examples:
+    Example:
       >>> round(ScaleMixturePrior(weight=0.25, wide=1.0, narrow=0.0).precision, 3)
       4.0
     """
@@ -67,7 +76,7 @@ class ScaleMixturePrior(NamedTuple):
 
     @property
     def precision(self) -> float:
-        """Of the Gaussian of the same variance."""
+        """1/variance of the mixture."""
         return 1 / (self.weight * self.wide**2 + (1 - self.weight) * self.narrow**2)
 
     def kl(self, loc: jax.Array, std: jax.Array, draw: jax.Array) -> jax.Array:
@@ -80,17 +89,17 @@ class ScaleMixturePrior(NamedTuple):
 
 
 def init_mean_field(params: PyTree, std: float = 0.01) -> MeanField:
-    """The approximate posterior to start from: narrow, around initial parameters.
+    """The approximate posterior to start from, with the parameters as its means.
 
     Args:
       params: Any pytree of floating-point arrays; None may stand among them.
       std: Initial standard deviation.
 
     Raises:
-      TypeError: If a leaf is no floating-point array. Hold such leaves apart.
+      TypeError: If a leaf is no floating-point array.
       ValueError: If `std` is not positive.
 
-    Examples:
+    Example:
       >>> q = init_mean_field({'w': jnp.ones(())}, std=0.5)
       >>> round(float(jax.nn.softplus(q.rho['w'])), 4)
       0.5
@@ -100,7 +109,7 @@ def init_mean_field(params: PyTree, std: float = 0.01) -> MeanField:
         is_floating = is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)
         if leaf is not None and not is_floating:
             raise TypeError(
-                f"params: expected floating-point arrays, but leaf {join(key)!r} is a "
+                f"params: expected floating-point arrays, got leaf {join(key)!r} of type "
                 f"{leaf.dtype if is_array(leaf) else type(leaf).__name__}."
             )
     value = math.log(math.expm1(std))
@@ -140,7 +149,7 @@ def mean_field_value_and_grad(
     Returns:
       F in nats, and its gradient: hand it to any Optax optimizer as the gradient of `q`.
 
-    Examples:
+    Example:
       >>> import optax
       >>> loss_fn = lambda params, x, key: jnp.mean((params['w'] * x - 1.0) ** 2)
       >>> q, tx = init_mean_field({'w': jnp.zeros(3)}), optax.adam(0.1)
@@ -174,7 +183,7 @@ def mean_field_value_and_grad(
 def sample_mean_field(key: jax.Array, q: MeanField) -> PyTree:
     """Parameters drawn from `q`, in their own dtypes.
 
-    Examples:
+    Example:
       >>> sample_mean_field(jax.random.key(0), init_mean_field({'w': jnp.zeros(3)}))['w'].shape
       (3,)
     """
@@ -187,9 +196,9 @@ def sample_mean_field(key: jax.Array, q: MeanField) -> PyTree:
 
 
 def mean_field_posterior(q: MeanField, prior: Prior = GaussianPrior()) -> DiagonalGaussian:  # noqa: B008
-    """What the pruners read.
+    """The posterior `q` in the form that the pruners take.
 
-    Examples:
+    Example:
       >>> posterior = mean_field_posterior(init_mean_field({'w': jnp.zeros(())}, std=0.5))
       >>> round(float(posterior.std['w']), 4)
       0.5
@@ -200,15 +209,15 @@ def mean_field_posterior(q: MeanField, prior: Prior = GaussianPrior()) -> Diagon
 def minibatch_kl_weight(batch: Any, batches: int) -> jax.Array:
     """Weight of the KL term in the i-th of M batches of an epoch, M·2^(M-i)/(2^M - 1), i from 0.
 
-    The first batches feel the prior most, later ones the data; over the epoch the mean is one.
+    The weight halves from batch to batch; its mean over the epoch is one.
 
-    Examples:
+    Example:
       >>> [round(float(minibatch_kl_weight(i, 3)), 3) for i in range(3)]
       [1.714, 0.857, 0.429]
 
     References:
-      Blundell et al. 2015, section 3.4, whose weights these are times M, as the loss here is per
-      example.
+      Blundell et al. 2015, https://arxiv.org/abs/1505.05424, section 3.4. The weights here are M
+      times theirs, as the loss is per example.
     """
     return batches * 2.0 ** -(jnp.asarray(batch) + 1.0) / (1 - 2.0**-batches)
 

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from bmrpruner._checks import check_positive, concrete
-from bmrpruner._tree import PyTree, check_params, is_array, map_leaves
+from bmrpruner._tree import PyTree, check_params, is_array, join, keyed_leaves, map_leaves
 
 
 class ScaleByIvonState(NamedTuple):
-    """State of `scale_by_ivon`. The posterior is N(params, 1 / (ess * (hess + weight_decay))).
+    """State of `scale_by_ivon`; the posterior is N(params, 1 / (ess * (hess + weight_decay))).
 
     Attributes:
       count: Updates taken.
@@ -24,7 +24,12 @@ class ScaleByIvonState(NamedTuple):
       momentum: g, the average gradient; dtype `m_dtype`, or the parameter's.
       hess: h, the average Hessian diagonal.
       hess_sum: Sum of the estimates ĥ since the last update.
-      hess_count: How many estimates `hess_sum` holds.
+      hess_count: How many estimates `hess_sum` holds; where it is 0, `hess_sum` has no meaning.
+
+    Example:
+      >>> state = scale_by_ivon(ess=100, hess_init=0.5).init(jnp.zeros(2))
+      >>> state.hess
+      Array([0.5, 0.5], dtype=float32)
     """
 
     count: jax.Array  # type: ignore[assignment]  # () int32
@@ -56,13 +61,20 @@ def scale_by_ivon(
           + \tfrac12 (1 - \beta_2)^2 (h - \hat h)^2 / (h + \delta) \\
       u &= (g / (1 - \beta_1^t) + \delta \mu) / (h + \delta)
 
-    The estimate ĥ comes from `noisy_value_and_grad`, which leaves it in the state. An update
-    without a fresh estimate takes the gradient and leaves h as it is.
-
-    Args: see `ivon`.
+    The estimate ĥ comes from `noisy_value_and_grad`, which adds it to the state. An update without
+    a new estimate takes the gradient and leaves h as it is. The arguments are those of `ivon`,
+    which has a learning rate beside.
 
     Returns:
       A transformation with a `ScaleByIvonState`.
+
+    Raises:
+      ValueError, TypeError: As `ivon`.
+
+    Example:
+      >>> tx = optax.chain(scale_by_ivon(ess=100), optax.scale(-0.1))
+      >>> type(tx.init(jnp.zeros(2))[0]).__name__
+      'ScaleByIvonState'
 
     References:
       Shen et al. 2024, Variational learning is effective for large deep networks,
@@ -79,6 +91,7 @@ def scale_by_ivon(
 
     def init_fn(params: optax.Params) -> ScaleByIvonState:
         check_params(params)
+        _check_real(params)
         count = jnp.zeros([], jnp.int32)
         return ScaleByIvonState(
             count=count,
@@ -101,15 +114,15 @@ def scale_by_ivon(
         b1_power = state.b1_power * (1 - gain)
         wd = _at(weight_decay, state.count)
         momentum = map_leaves(
-            lambda g, m: None if g is None else (m + gain * (g - m)).astype(m.dtype),
+            lambda g, m: m if g is None or m is None else (m + gain * (g - m)).astype(m.dtype),
             updates,
             state.momentum,
         )
         refresh = (state.hess_count > 0) & (state.count % state.hess_every == 0)
         step = jnp.where(refresh, _complement_at(b2, state.count), 0.0)
-        # Reciprocals once: the compiler turns divisions by a scalar into products in some programs
-        # and not in others, and then one device and a mesh differ in the last bit.
-        per_estimate = 1 / jnp.maximum(state.hess_count, 1)
+        # Multiplying by reciprocals makes one device and a mesh agree in the last bit: the compiler
+        # turns divisions by a scalar into such products in some programs and not in others.
+        per_estimate = 1 / jnp.maximum(state.hess_count, 1).astype(jnp.float32)
         correction = 1 / (1 - b1_power)
         hess = jax.tree.map(
             lambda h, total: _updated_hess(h, total * per_estimate, wd, step),
@@ -119,8 +132,8 @@ def scale_by_ivon(
         radius = None if clip_radius is None else _at(clip_radius, state.count)
 
         def direction(g: Any, m: Any, h: Any, param: Any) -> Any:
-            if g is None:
-                return None
+            if g is None or m is None:
+                return None if g is None else jnp.zeros_like(param)
             u = (m * correction + wd * param) / (h + wd)
             return (u if radius is None else jnp.clip(u, -radius, radius)).astype(g.dtype)
 
@@ -156,13 +169,13 @@ def ivon(
     Take gradients with `noisy_value_and_grad`, at weights drawn from the posterior
     N(params, 1 / (ess * (hess + weight_decay))); the parameters are its mean.
 
-    A learning rate and N are enough for a Hessian that knows which weights matter; without that,
-    scores that read the posterior rank like the magnitude. The posterior starts at σ = 0.023,
-    narrower than common initialisers, under a prior of σ = 0.13, at any N. The Hessian averages
-    over 2,000 steps, at any batch size: one estimate is mostly noise. Train for several times as
-    many steps, or lower `b2`, and let the learning rate decay to zero. The paper's settings for
-    large networks are hess_init=1, b2=0.99999, weight_decay=1e-4; such a Hessian hardly moves
-    within 10,000 steps.
+    With the defaults a learning rate and N are enough for a Hessian that differs from weight to
+    weight as the data say; with one that does not, scores that read the posterior rank as the
+    magnitude does. At any N the posterior starts at σ = 0.023, narrower than common initialisers,
+    under a prior of σ = 0.13. One estimate of the Hessian is mostly noise, so `b2` averages over
+    2,000 steps, at any batch size. Train for several times as many steps, or lower `b2`, and let
+    the learning rate decay to zero. The paper's settings for large networks are hess_init=1,
+    b2=0.99999, weight_decay=1e-4; such a Hessian hardly changes within 10,000 steps.
 
     Args:
       learning_rate: Step size α, a number or a schedule. With `rescale_lr` 0.3 is a start; where
@@ -186,6 +199,7 @@ def ivon(
     Raises:
       ValueError: If ess, hess_init, hess_every or clip_radius is not positive, weight_decay is
         negative, or b1 or b2 is not in [0, 1).
+      TypeError: From `init`, if no leaf is an array, or one is complex.
 
     Example:
       >>> from bmrpruner.optimizers import noisy_value_and_grad
@@ -207,12 +221,25 @@ def ivon(
         learning_rate = _rescaled(learning_rate, hess_init, weight_decay)
     return optax.chain(
         scale_by_ivon(ess, hess_init, clip_radius, b1, b2, weight_decay, hess_every, m_dtype),
-        optax.scale_by_learning_rate(learning_rate),
+        _without_integers(optax.scale_by_learning_rate(learning_rate)),
     )
 
 
+def _without_integers(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    """`tx` for all but integers: a zero update in another dtype would round large ones."""
+
+    def scaled(old: Any, new: Any) -> Any:
+        return new if old is None or jnp.issubdtype(old.dtype, jnp.inexact) else old
+
+    def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        new, state = tx.update(updates, state, params)
+        return map_leaves(scaled, updates, new), state
+
+    return optax.GradientTransformation(tx.init, update_fn)
+
+
 def _informed(ess: Any, hess_init: Any, weight_decay: Any) -> tuple[Any, Any]:
-    """The two settings, with what `ivon` documents where they are None."""
+    """`hess_init` and `weight_decay`, with the defaults that `ivon` documents where None."""
     check_positive("ess", ess)
     examples = ess(0) if callable(ess) else ess
     return (
@@ -224,14 +251,14 @@ def _informed(ess: Any, hess_init: Any, weight_decay: Any) -> tuple[Any, Any]:
 def _rescaled(
     learning_rate: optax.ScalarOrSchedule, hess_init: float, weight_decay: optax.ScalarOrSchedule
 ) -> optax.ScalarOrSchedule:
-    """The learning rate times the initial precision, one factor: two may be rounded either way."""
+    """The learning rate times hess_init + weight_decay, as one factor, which is rounded once."""
     if callable(learning_rate) or callable(weight_decay):
         return lambda count: _at(learning_rate, count) * (hess_init + _at(weight_decay, count))
     return learning_rate * (hess_init + weight_decay)
 
 
 def _updated_hess(h: jax.Array, estimate: jax.Array, wd: jax.Array, step: jax.Array) -> jax.Array:
-    """H after one estimate; `step` is 1 - β₂, and zero leaves h exactly as it is."""
+    """The average h after one more estimate; a `step` (1 - β₂) of zero returns h exactly."""
     change = step * (estimate - h)
     return h + change + 0.5 * change**2 / (h + wd)
 
@@ -254,6 +281,15 @@ def _at(value: optax.ScalarOrSchedule, count: jax.Array) -> jax.Array:
 def _complement_at(decay: optax.ScalarOrSchedule, count: jax.Array) -> jax.Array:
     """1 - decay; a number is subtracted in double precision, as 1 - 0.99999 in float32 is off."""
     return jnp.asarray(1 - (decay(count) if callable(decay) else decay), jnp.float32)
+
+
+def _check_real(params: PyTree) -> None:
+    for key, leaf in keyed_leaves(params):
+        if is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.complexfloating):
+            raise TypeError(
+                f"params: expected real arrays, got leaf {join(key) or '(root)'!r} of dtype "
+                f"{leaf.dtype}; train it by another optimizer, with optax.partition."
+            )
 
 
 def _check_decay(field: str, value: Any) -> None:

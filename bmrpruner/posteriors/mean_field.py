@@ -21,16 +21,16 @@ def from_mean_field(
 ) -> DiagonalGaussian:
     """Posterior from variational means and scales, N(loc, σ²) per weight.
 
-    σ is `scale`, or softplus(`rho`) = ln(1 + exp ρ) as Bayes by Backprop writes it (Blundell et al.
-    2015, arXiv 1505.05424, section 3.2). Either way σ is float32 at least, and no smaller than the
-    third root of the smallest normal number (2.3e-13 in float32, precision 1.9e25): any ρ from
-    −1000 to 1000 has a positive σ, a finite precision, and finite gradients. A `scale` of exactly 0
-    is kept: precision ∞, a pruned or fixed weight.
+    σ is `scale`, or softplus(`rho`) = ln(1 + exp ρ), as in Bayes by Backprop. It is computed in
+    float32 at least, and is no smaller than the third root of the smallest normal number (2.3e-13
+    in float32, precision 1.9e25), so that any ρ from −1000 to 1000 gives a positive σ, a finite
+    precision and finite gradients. A `scale` of exactly 0 stays 0 and has precision ∞, as a pruned
+    or fixed weight has.
 
     Args:
       loc: Posterior means, a tree of arrays; other leaves are passed through.
-      scale: Standard deviations σ ≥ 0: the tree of `loc`, arrays of the same shapes, None (or
-        whatever is no array in `loc`) where there is no posterior.
+      scale: Standard deviations σ ≥ 0: a tree like `loc` of arrays of the same shapes; None
+        where a leaf has no posterior.
       rho: ρ in place of `scale`, in the same form.
       prior_precision: Prior precision π₀, as in `DiagonalGaussian`.
 
@@ -48,6 +48,10 @@ def from_mean_field(
       Array([ 4., inf], dtype=float32)
       >>> from_mean_field(jnp.ones(()), rho=jnp.array(0.0)).std  # ln 2
       Array(0.6931472, dtype=float32)
+
+    References:
+      Blundell et al. 2015, Weight uncertainty in neural networks, https://arxiv.org/abs/1505.05424,
+      section 3.2.
     """
     if (scale is None) == (rho is None):
         given = "neither" if scale is None else "both"

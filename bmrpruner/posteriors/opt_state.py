@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from bmrpruner._checks import check_positive
-from bmrpruner._state import find_masks, find_states, has_fields
+from bmrpruner._state import find_masks, find_states, has_fields, plain_state
 from bmrpruner._tree import Key, PyTree, keyed_leaves, map_with_key
 from bmrpruner.posteriors.diagonal_gaussian import DiagonalGaussian
 
@@ -24,12 +24,12 @@ def from_opt_state(
 
     Variational optimizers are recognised by their fields `hess`, `ess` and `weight_decay`: IVON
     here, in blrax and in ivon-optax. With `ess` and `weight_decay` given, the second moment `nu` of
-    Adam and its kin serves as h: a Laplace approximation by the empirical Fisher information of a
-    batch, cruder than IVON. States are found wherever wrappers have put them. Given a
-    `SparseState`, pruned weights have mean 0 and variance 0.
+    Adam and similar optimizers serves as h: a Laplace approximation by the empirical Fisher
+    information of a batch, cruder than IVON. States are found inside the states of wrappers. Given
+    a `SparseState`, pruned weights have mean 0 and variance 0.
 
     Args:
-      opt_state: Any optimizer state.
+      opt_state: Any optimizer state, such as the `opt_state` of an `nnx.Optimizer`.
       params: The parameters, which are the posterior's mean.
       ess: Effective sample size, for Adam, which knows none: the number of training examples.
       weight_decay: Prior precision over `ess`, for Adam.
@@ -50,6 +50,7 @@ def from_opt_state(
     References:
       Shen et al. 2024, https://arxiv.org/abs/2402.17641
     """
+    opt_state = plain_state(opt_state)
     precision: dict[Key, Any] = {}
     prior: dict[Key, Any] = {}
     for hess, size, decay in _sources(opt_state, ess, weight_decay):
@@ -74,19 +75,21 @@ def _sources(opt_state: Any, ess: Any, weight_decay: Any) -> Iterator[tuple[PyTr
     if variational:
         if ess is not None or weight_decay is not None:
             raise ValueError(
-                "ess, weight_decay: the optimizer state knows its own; leave them out."
+                "ess, weight_decay: expected none beside an optimizer state that holds its own, "
+                f"got {ess} and {weight_decay}; leave them out."
             )
         yield from ((state.hess, state.ess, state.weight_decay) for state in variational)
     elif not moments:
         raise ValueError(
-            f"No posterior found in a state of type {type(opt_state).__name__}. Optimizers that "
-            "provide one: bmrpruner.ivon, wherever wrappers have put it; Adam and its kin, given "
-            "ess and weight_decay. A posterior from elsewhere is given as `posterior=`."
+            "opt_state: expected the state of bmrpruner.ivon somewhere in it, or of Adam or a "
+            "similar optimizer together with ess and weight_decay, got "
+            f"{type(opt_state).__name__}. A posterior from elsewhere is given as `posterior=`."
         )
     elif ess is None or weight_decay is None:
         raise ValueError(
-            "No posterior found, but second moments: give ess and weight_decay to "
-            "posteriors.from_opt_state to use them, or train with bmrpruner.ivon."
+            "ess, weight_decay: expected both for the second moments in opt_state, got "
+            f"{ess} and {weight_decay}; give them to posteriors.from_opt_state, or train with "
+            "bmrpruner.ivon."
         )
     else:
         check_positive("ess", ess)

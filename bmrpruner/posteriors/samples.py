@@ -16,58 +16,62 @@ class SampledPosterior(NamedTuple):
     """A posterior from draws, and how far the draws can be trusted; a pytree.
 
     Attributes:
-        posterior: Mean and precision of the draws.
-        rhat: Split R-hat per weight, 1 at convergence; the tree of the draws, float32 or wider.
-        ess: Effective number of draws per weight; the tree of the draws, float32 or wider.
+      posterior: Mean and precision of the draws.
+      rhat: Split R-hat per weight, 1 at convergence; a tree like the draws, float32 or wider.
+      n_eff: Effective number of draws per weight; a tree like the draws, float32 or wider.
 
-    Examples:
-        >>> sampled = from_samples(jax.random.normal(jax.random.key(0), (4, 250, 3)))
-        >>> [round(float(x), 2) for x in sampled.rhat]
-        [1.0, 1.0, 1.0]
+    Example:
+      >>> sampled = from_samples(jax.random.normal(jax.random.key(0), (4, 250, 3)))
+      >>> [round(float(x), 2) for x in sampled.rhat]
+      [1.0, 1.0, 1.0]
     """
 
     posterior: DiagonalGaussian
     rhat: PyTree
-    ess: PyTree
+    n_eff: PyTree
 
 
 def from_samples(draws: PyTree, prior_precision: PyTree = 1.0) -> SampledPosterior:
     """Posterior from draws, by the mean and variance of each weight over all chains and draws.
 
-    R-hat and ESS are those of Vehtari et al. 2021 (arXiv 1903.08008), equations 1-4 and 10-13, on
-    split chains without rank normalisation. Treat a posterior whose R-hat is well above 1.01 as
-    unconverged: its precision describes the distance between the chains.
+    R-hat and the effective number of draws are computed on split chains, without rank
+    normalisation. Treat a posterior whose R-hat is well above 1.01 as unconverged: its precision
+    describes the distance between the chains.
 
     A weight that is the same in all draws (pruned, or frozen) has precision ∞, R-hat 1, and as many
     effective draws as there are. Chains that are each stuck at another value have R-hat ∞.
 
     Args:
-        draws: A tree of floating arrays [chain, draw, *shape], alike in the first two axes, with
-            at least two draws in all. An ensemble is one chain of independent draws. Leaves that
-            are no arrays are passed through, without a posterior.
-        prior_precision: Prior precision π₀, as in `DiagonalGaussian`.
+      draws: A tree of floating arrays [chain, draw, *shape], alike in the first two axes, with
+        at least two draws in all. An ensemble is one chain of independent draws. Leaves that
+        are no arrays are passed through, without a posterior.
+      prior_precision: Prior precision π₀, as in `DiagonalGaussian`.
 
     Returns:
-        The posterior with R-hat and ESS, all of shape `shape`, float32 or wider. With fewer than
-        four draws a chain, R-hat and ESS cannot be told and are NaN.
+      The posterior, R-hat and `n_eff`, all of shape `shape`, float32 or wider. With fewer than
+      four draws a chain, R-hat and `n_eff` cannot be told and are NaN.
 
     Raises:
-        ValueError: Too few axes or draws, or leaves with different numbers of chains or draws.
-        TypeError: An array that is not floating.
+      ValueError: Too few axes or draws, or leaves with different numbers of chains or draws.
+      TypeError: An array that is not floating.
 
-    Examples:
-        >>> draws = {'kernel': jnp.array([[[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [2.0, 0.0]]])}
-        >>> sampled = from_samples(draws)
-        >>> sampled.posterior.mean['kernel'], sampled.posterior.precision['kernel']
-        (Array([2., 0.], dtype=float32), Array([1.5, inf], dtype=float32))
+    Example:
+      >>> draws = {'kernel': jnp.array([[[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [2.0, 0.0]]])}
+      >>> sampled = from_samples(draws)
+      >>> sampled.posterior.mean['kernel'], sampled.posterior.precision['kernel']
+      (Array([2., 0.], dtype=float32), Array([1.5, inf], dtype=float32))
+
+    References:
+      Vehtari et al. 2021, Rank-normalization, folding, and localization: an improved R-hat for
+      assessing convergence of MCMC, https://arxiv.org/abs/1903.08008, equations 1-4 and 10-13.
     """
     paths, leaves, structure = flatten(draws)
     _check_draws(paths, leaves)
     summaries = [_summary(leaf) if is_array(leaf) else (leaf, None, None, None) for leaf in leaves]
-    mean, precision, rhat, ess = (
+    mean, precision, rhat, n_eff = (
         structure.unflatten([summary[i] for summary in summaries]) for i in range(4)
     )
-    return SampledPosterior(DiagonalGaussian(mean, precision, prior_precision), rhat, ess)
+    return SampledPosterior(DiagonalGaussian(mean, precision, prior_precision), rhat, n_eff)
 
 
 def _check_draws(paths: list[str], leaves: list[Any]) -> None:
@@ -92,9 +96,10 @@ def _check_draws(paths: list[str], leaves: list[Any]) -> None:
 
 @jax.jit
 def _summary(leaf: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """Mean, precision, R-hat and ESS over the first two axes."""
+    """Mean, precision, R-hat and effective number of draws over the first two axes."""
     draws = widen(leaf)
-    # Centred on one of the draws: constants give exactly zero variance, and large means no error.
+    # Subtracting one of the draws first makes the variance of a constant exactly zero, and keeps
+    # the precision of draws whose mean is large.
     origin = draws[0, 0]
     centred = draws - origin
     mean = origin + jnp.mean(centred, axis=(0, 1))
@@ -106,15 +111,18 @@ def _summary(leaf: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Arra
 
 
 def _split(draws: jax.Array) -> jax.Array:
-    """Each chain as two: its first and its last half, without the middle draw of an odd number."""
+    """The first and the last half of each chain as two chains; an odd middle draw is left out."""
     half = draws.shape[1] // 2
     return jnp.concatenate([draws[:, :half], draws[:, -half:]])
 
 
 def _diagnostics(chains: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """R-hat and ESS of [chain, draw, *shape]; names and equations of Vehtari et al. 2021."""
+    """R-hat and effective number of draws of [chain, draw, *shape].
+
+    Names and equation numbers are those of Vehtari et al. 2021.
+    """
     m, n = chains.shape[:2]
-    offsets = chains - chains[:, :1]  # exactly zero for a stuck chain, as above
+    offsets = chains - chains[:, :1]  # exactly zero for a chain that is stuck
     chain_means = chains[:, 0] + jnp.mean(offsets, axis=1)
     deviations = offsets - jnp.mean(offsets, axis=1, keepdims=True)
     within = jnp.mean(jnp.sum(deviations**2, axis=1), axis=0) / (n - 1)  # W, equation 2

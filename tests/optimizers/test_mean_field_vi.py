@@ -126,7 +126,7 @@ def test_the_posterior_is_that_of_rho():
 def test_bad_input_is_named():
     with pytest.raises(ValueError, match="std"):
         optimizers.init_mean_field({"w": jnp.ones(2)}, std=0.0)
-    with pytest.raises(TypeError, match="leaf 'steps' is a int32"):
+    with pytest.raises(TypeError, match="got leaf 'steps' of type int32"):
         optimizers.init_mean_field({"w": jnp.ones(2), "steps": jnp.array(3)})
     q = optimizers.init_mean_field({"w": jnp.ones(2)})
     loss = lambda params, key: jnp.zeros(())  # noqa: E731

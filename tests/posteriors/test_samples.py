@@ -1,4 +1,4 @@
-"""Posteriors from draws: moments, and R-hat and ESS against ArviZ and theory."""
+"""Posteriors from draws: moments, R-hat and effective numbers of draws."""
 
 import equinox as eqx
 import jax
@@ -19,7 +19,7 @@ ARVIZ_RHAT = [
     1.3833723535,
     1.1241210788,
 ]
-ARVIZ_ESS = [1812.376, 612.412, 123.319, 18.932, 6538.708, 8.876, 20.706]
+ARVIZ_N_EFF = [1812.376, 612.412, 123.319, 18.932, 6538.708, 8.876, 20.706]
 
 
 def autoregressive(phi, rng, chains=4, draws=501):
@@ -39,17 +39,17 @@ def chains():
     return np.stack(columns, -1)
 
 
-def test_rhat_and_ess_agree_with_arviz():
+def test_rhat_and_n_eff_agree_with_arviz():
     sampled = from_samples(jnp.asarray(chains(), jnp.float32))
     np.testing.assert_allclose(sampled.rhat, ARVIZ_RHAT, rtol=1e-5)
     # ArviZ adds one more term where Geyer's sequence ends.
-    np.testing.assert_allclose(sampled.ess, ARVIZ_ESS, rtol=0.02)
+    np.testing.assert_allclose(sampled.n_eff, ARVIZ_N_EFF, rtol=0.02)
 
 
-def test_ess_follows_the_theory_of_autoregressive_chains():
+def test_n_eff_follows_the_theory_of_autoregressive_chains():
     rng = np.random.default_rng(1)
     draws = jnp.asarray(autoregressive(0.6, rng, chains=32, draws=2000), jnp.float32)
-    assert from_samples(draws).ess == pytest.approx(32 * 2000 * 0.4 / 1.6, rel=0.1)
+    assert from_samples(draws).n_eff == pytest.approx(32 * 2000 * 0.4 / 1.6, rel=0.1)
 
 
 def test_mean_and_precision_are_those_of_the_pooled_draws():
@@ -77,8 +77,8 @@ def test_zero_variance_is_defined():
     np.testing.assert_array_equal(sampled.posterior.precision[1:3], [np.inf, np.inf])
     np.testing.assert_array_equal(sampled.posterior.mean[1:3], np.float32([0.0, 0.1]))
     np.testing.assert_array_equal(sampled.rhat[1:], [1.0, 1.0, np.inf])
-    np.testing.assert_array_equal(sampled.ess[1:3], [60, 60])  # the middle draws are left out
-    assert 1 <= sampled.ess[3] <= 4
+    np.testing.assert_array_equal(sampled.n_eff[1:3], [60, 60])  # the middle draws are left out
+    assert 1 <= sampled.n_eff[3] <= 4
     np.testing.assert_array_equal(sampled.posterior.delta_f()[1:3], [np.inf, -np.inf])
 
 
@@ -88,7 +88,7 @@ def test_few_draws_have_a_posterior_but_no_diagnostics(shape):
     sampled = from_samples(draws)
     assert np.all(np.isfinite(sampled.posterior.precision))
     assert np.all(np.isnan(sampled.rhat))
-    assert np.all(np.isnan(sampled.ess))
+    assert np.all(np.isnan(sampled.n_eff))
 
 
 class Layer(eqx.Module):
@@ -102,7 +102,7 @@ def test_trees():
     sampled = from_samples(Layer(draws, jax.nn.relu))
     assert sampled.posterior.mean.activation is jax.nn.relu
     assert sampled.posterior.mean.weight.shape == sampled.rhat.weight.shape == (3,)
-    assert sampled.ess.bias is None
+    assert sampled.n_eff.bias is None
     assert sampled.rhat.activation is None
 
     state = nnx.state(nnx.LayerNorm(3, rngs=nnx.Rngs(0)))
