@@ -12,8 +12,6 @@ from bmrpruner import (
     posteriors,
     projects,
     pruning,
-    registry,
-    selection,
     sparsity_distributions,
     sparsity_schedules,
     sparsity_types,
@@ -22,10 +20,8 @@ from bmrpruner import (
 )
 from bmrpruner.algorithms import (
     SET,
-    AbosluteZscorePruning,
+    AbosluteZscorePruning,  # the spelling of an earlier package
     AdaptiveBMR,
-    AdaptiveBMRPruning,
-    BayesianGlobalPruning,
     BMRPruning,
     GlobalBMRPruning,
     GlobalMagnitudePruning,
@@ -51,11 +47,9 @@ from bmrpruner.api import (
 )
 from bmrpruner.base_updater import BaseUpdater, NoPruning, SparseState, apply_mask
 from bmrpruner.optimizers import (
-    get_scale,
     ivon,
     noisy_value_and_grad,
     sample_posterior,
-    scale_by_ivon,
 )
 from bmrpruner.posteriors import DiagonalGaussian, predict
 from bmrpruner.sparsity_schedules import (
@@ -72,10 +66,8 @@ __all__ = [
     "SET",
     "AbosluteZscorePruning",
     "AdaptiveBMR",
-    "AdaptiveBMRPruning",
     "BMRPruning",
     "BaseUpdater",
-    "BayesianGlobalPruning",
     "DiagonalGaussian",
     "GlobalBMRPruning",
     "GlobalMagnitudePruning",
@@ -107,7 +99,6 @@ __all__ = [
     "create_updater_from_config",
     "evidence",
     "files",
-    "get_scale",
     "ivon",
     "mask_calculator",
     "metrics",
@@ -118,10 +109,7 @@ __all__ = [
     "projects",
     "pruning",
     "register_algorithm",
-    "registry",
     "sample_posterior",
-    "scale_by_ivon",
-    "selection",
     "sparsity_distributions",
     "sparsity_schedules",
     "sparsity_types",

@@ -129,10 +129,7 @@ class BaseUpdater:
         raise NotImplementedError(f"{type(self).__name__} must define calculate_scores.")
 
     def create_masks(self, scores: PyTree, sparsities: PyTree) -> PyTree:
-        """The masks that keep the highest scores; None where the sparsity is None.
-
-        With `scope='global'`, `sparsities` is one number for all leaves together.
-        """
+        """The masks that keep the highest scores, at one sparsity by leaf or for all together."""
         return masks_of(self, scores, sparsities)
 
     def get_initial_masks(self, params: PyTree, target_sparsities: PyTree = None) -> PyTree:
@@ -161,10 +158,7 @@ class BaseUpdater:
         return SparseState(masks, None, as_arrays(targets), jnp.zeros([], jnp.int32))
 
     def get_target_sparsities(self, params: PyTree) -> PyTree:
-        """A tree of numbers, None where a leaf is exempt; with `scope='global'` one number.
-
-        None without a distribution.
-        """
+        """Sparsities by leaf, None if exempt; one with `scope='global'`; None if nothing says."""
         if self.takes_settings:
             check_sparsity_fields(self)
         if self.scope == "global":
@@ -187,11 +181,9 @@ class BaseUpdater:
         """The parameters, zero where the masks are; None for `is_packed` asks the field."""
         if is_packed is None:
             is_packed = self.use_packed_masks
-
-        def apply(param: Any, mask: Any) -> Any:
-            return param if mask is None or param is None else apply_mask(param, mask, is_packed)
-
-        return map_leaves(apply, params, masks)
+        return map_leaves(
+            lambda p, m: p if m is None or p is None else apply_mask(p, m, is_packed), params, masks
+        )
 
     def instant_sparsify(
         self, params: PyTree, grads: PyTree = None, **kwargs: Any

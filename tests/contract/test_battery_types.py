@@ -61,7 +61,7 @@ def fake(params, seed):
 def inner_state(params):
     """A posterior and second moments, for whom it may concern."""
     free = map_leaves(lambda x: x if is_array(x) else None, params)
-    ivon = bmrpruner.scale_by_ivon(ess=50).init(free)._replace(hess=fake(params, 1))
+    ivon = optimizers.scale_by_ivon(ess=50).init(free)._replace(hess=fake(params, 1))
     adam = optax.scale_by_adam().init(free)._replace(nu=fake(params, 2))
     return ivon, adam
 

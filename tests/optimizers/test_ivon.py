@@ -131,10 +131,10 @@ def test_ess_schedule_reaches_the_scale():
     tx = bmrpruner.ivon(0.1, ess=ess, hess_init=1.0, weight_decay=0.0)
     params = {"w": jnp.ones(3)}
     state = tx.init(params)
-    np.testing.assert_allclose(bmrpruner.get_scale(state)["w"], 0.1, rtol=1e-6)
+    np.testing.assert_allclose(optimizers.get_scale(state)["w"], 0.1, rtol=1e-6)
     for _ in range(2):
         _, state = tx.update({"w": jnp.zeros(3)}, state, params)
-    np.testing.assert_allclose(bmrpruner.get_scale(state)["w"], 0.05, rtol=1e-6)
+    np.testing.assert_allclose(optimizers.get_scale(state)["w"], 0.05, rtol=1e-6)
 
 
 WRAPPERS = {
@@ -164,7 +164,7 @@ def test_found_in_wrappers(wrap):
     ]
     assert len(found) == 1
     assert jnp.all(found[0].hess["a"] != 1.0)
-    assert jnp.all(bmrpruner.get_scale(state)["a"] > 0)
+    assert jnp.all(optimizers.get_scale(state)["a"] > 0)
     draws, noise = bmrpruner.sample_posterior(jax.random.key(0), params, state, (2,))
     assert draws["a"].shape == (2, 3, 4)
     chex.assert_trees_all_close(noise["a"], draws["a"] - params["a"])
@@ -181,7 +181,7 @@ def test_two_posteriors_under_partition_are_merged():
         owners,
     )
     params = {"a": jnp.ones(2), "b": jnp.ones(3)}
-    scale = bmrpruner.get_scale(tx.init(params))
+    scale = optimizers.get_scale(tx.init(params))
     np.testing.assert_allclose(scale["a"], 0.1, rtol=1e-6)
     np.testing.assert_allclose(scale["b"], 0.2, rtol=1e-6)
 

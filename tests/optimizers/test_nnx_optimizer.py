@@ -124,7 +124,7 @@ def test_posterior_scale_and_draws():
         masks = find_masks(state, params)
         np.testing.assert_array_equal(masks["first"]["kernel"], mask)
         assert not jax.tree.leaves(masks["first"]["bias"])
-        for std in (from_opt_state(state, params).std, bmrpruner.get_scale(state)):
+        for std in (from_opt_state(state, params).std, optimizers.get_scale(state)):
             np.testing.assert_allclose(std["first"]["kernel"][...], 0.2 * mask, rtol=1e-6)
             np.testing.assert_allclose(std["first"]["bias"][...], 0.2, rtol=1e-6)
         draws, noise = bmrpruner.sample_posterior(jax.random.key(0), params, state, (500,))

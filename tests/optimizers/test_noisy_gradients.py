@@ -93,7 +93,7 @@ def test_scale_and_samples_of_a_sparse_state():
     tx = bmrpruner.MagnitudePruning(sparsity=0.5).wrap_optax(ivon())
     state = tx.init(PARAMS)._replace(masks=MASKS)
     pruned = np.asarray(MASKS["w"]) == 0
-    np.testing.assert_allclose(bmrpruner.get_scale(state)["w"], np.where(pruned, 0, 0.2), rtol=1e-6)
+    np.testing.assert_allclose(optimizers.get_scale(state)["w"], np.where(pruned, 0, 0.2), rtol=1e-6)
     draws, noise = bmrpruner.sample_posterior(jax.random.key(0), PARAMS, state, (4, 2))
     assert draws["w"].shape == (4, 2, 3, 4)
     assert np.all(np.asarray(draws["w"])[..., pruned] == 0)
@@ -176,7 +176,7 @@ def test_no_posterior_names_the_optimizers_that_have_one():
     with pytest.raises(ValueError, match=r"bmrpruner\.ivon"):
         noisy(state)
     with pytest.raises(ValueError, match=r"bmrpruner\.ivon"):
-        bmrpruner.get_scale(state)
+        optimizers.get_scale(state)
     with pytest.raises(ValueError, match=r"bmrpruner\.ivon"):
         bmrpruner.posteriors.from_opt_state(state, PARAMS)
     with pytest.raises(ValueError, match=r"bmrpruner\.ivon"):
