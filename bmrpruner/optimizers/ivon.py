@@ -228,12 +228,13 @@ def ivon(
 def _without_integers(tx: optax.GradientTransformation) -> optax.GradientTransformation:
     """`tx` for all but integers: a zero update in another dtype would round large ones."""
 
-    def scaled(old: Any, new: Any) -> Any:
-        return new if old is None or jnp.issubdtype(old.dtype, jnp.inexact) else old
+    def is_scaled(update: Any) -> bool:
+        return update is not None and jnp.issubdtype(update.dtype, jnp.inexact)
 
     def update_fn(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        new, state = tx.update(updates, state, params)
-        return map_leaves(scaled, updates, new), state
+        floating = map_leaves(lambda u: u if is_scaled(u) else None, updates)
+        new, state = tx.update(floating, state, params)
+        return map_leaves(lambda u, n: n if is_scaled(u) else u, updates, new), state
 
     return optax.GradientTransformation(tx.init, update_fn)
 

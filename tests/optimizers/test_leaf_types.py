@@ -79,6 +79,24 @@ def test_steps_leave_integers_as_they_are(make):
         np.testing.assert_array_equal(params[name], ARRAYS[name])
 
 
+@pytest.mark.parametrize("estimator", ["sampling", "hutchinson"])
+def test_a_step_under_strict_modes(estimator):
+    tx, params = ivon(), {"w": jnp.ones((3, 4)), "b": jnp.ones(4), "steps": jnp.array([3])}
+    with jax.numpy_dtype_promotion("strict"), jax.numpy_rank_promotion("raise"):
+        _, grads, state = bmrpruner.noisy_value_and_grad(
+            lambda p, key: jnp.sum(p["w"] ** 2) + jnp.sum(p["b"] ** 2),
+            tx.init(params),
+            params,
+            jax.random.key(0),
+            estimator=estimator,
+            mc_samples=2,
+        )
+        updates, _ = tx.update(grads, state, params)
+        new = optax.apply_updates(params, updates)
+    assert np.all(np.asarray(new["w"] != 1))
+    np.testing.assert_array_equal(new["steps"], [3])
+
+
 def test_a_leaf_without_a_gradient_stays_and_keeps_its_state():
     """Trees of gradients with None are what Equinox filters give."""
     tx, params = ivon(), {"a": jnp.ones(2), "b": jnp.ones(2)}
