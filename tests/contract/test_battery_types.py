@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import bmrpruner
+from bmrpruner import optimizers
 from bmrpruner._tree import is_array, map_leaves
 from bmrpruner.sparsity_types import Block, Channel, NByM, Unstructured
 from tests.conftest import TREES

@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import bmrpruner
+from bmrpruner import optimizers
 from bmrpruner.optimizers import ScaleByIvonState
 from tests.conftest import dict_params
 

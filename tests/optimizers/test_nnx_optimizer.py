@@ -8,6 +8,7 @@ import optax
 from flax import nnx
 
 import bmrpruner
+from bmrpruner import optimizers
 from bmrpruner._state import find_masks, plain_state, state_like
 from bmrpruner.posteriors import from_opt_state
 

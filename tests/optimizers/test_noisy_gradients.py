@@ -8,6 +8,7 @@ import optax
 import pytest
 
 import bmrpruner
+from bmrpruner import optimizers
 from bmrpruner._tree import arrays
 from tests.conftest import equinox_params, nnx_params
 
@@ -93,7 +94,9 @@ def test_scale_and_samples_of_a_sparse_state():
     tx = bmrpruner.MagnitudePruning(sparsity=0.5).wrap_optax(ivon())
     state = tx.init(PARAMS)._replace(masks=MASKS)
     pruned = np.asarray(MASKS["w"]) == 0
-    np.testing.assert_allclose(optimizers.get_scale(state)["w"], np.where(pruned, 0, 0.2), rtol=1e-6)
+    np.testing.assert_allclose(
+        optimizers.get_scale(state)["w"], np.where(pruned, 0, 0.2), rtol=1e-6
+    )
     draws, noise = bmrpruner.sample_posterior(jax.random.key(0), PARAMS, state, (4, 2))
     assert draws["w"].shape == (4, 2, 3, 4)
     assert np.all(np.asarray(draws["w"])[..., pruned] == 0)
