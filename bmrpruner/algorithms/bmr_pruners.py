@@ -63,8 +63,8 @@ class PosteriorPruning(BaseUpdater):
     def _stored_posterior(self, params: PyTree, sparse_state: SparseState | None) -> Any:
         if sparse_state is None:
             raise ValueError(
-                f"posterior: {type(self).__name__} reads a posterior, and there is none. "
-                "bmrpruner.posteriors has ways to get one; in a file, a leaf has one where "
+                f"posterior: {type(self).__name__} reads a posterior, and there is none. Train "
+                "with bmrpruner.ivon, or see bmrpruner.posteriors; in a file, a leaf has one where "
                 "'.../std', '.../rho', '.../precision' or '.../draws' stands beside '.../mean'."
             )
         return from_opt_state(sparse_state.inner_state, params)
