@@ -12,6 +12,7 @@ from bmrpruner._sharding import gathered, sharded_like
 from bmrpruner._tree import PyTree, is_array, is_numeric, map_leaves
 
 MASK_DTYPE = "uint8"
+"""The dtype of every mask."""
 
 
 def pack(mask: jax.Array | None) -> jax.Array | None:

@@ -1,4 +1,4 @@
-"""From scores to masks, in the way that an updater's fields say."""
+"""Turn scores into masks in the way that an updater's fields say."""
 
 from __future__ import annotations
 
@@ -118,6 +118,7 @@ def _rank(
 def _check_scored(key: Key, sparsity: Any, score: Any) -> None:
     if sparsity is not None and score is None:
         raise ValueError(
-            f"scores: leaf {join(key) or '(root)'!r} is to be pruned, but has no score, as its "
-            "gradient or its state in the optimizer is missing; exempt it by filter_fn."
+            f"scores: expected one for leaf {join(key) or '(root)'!r}, which is to be pruned, got "
+            "None, as its gradient or its state in the optimizer is missing; exempt it by "
+            "filter_fn."
         )

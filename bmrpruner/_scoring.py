@@ -37,6 +37,6 @@ def check_keywords(updater: Any, keywords: Mapping[str, Any]) -> None:
     taken = accepted(updater.calculate_scores, keywords)
     for name in keywords.keys() - taken.keys() - {"posterior"}:
         raise TypeError(
-            f"{type(updater).__name__}.instant_sparsify: unknown keyword {name!r}."
-            + did_you_mean(name, ["grads", "posterior"])
+            f"{name}: expected keywords that the scores of {type(updater).__name__} take, got one "
+            "that they do not." + did_you_mean(name, ["grads", "posterior"])
         )

@@ -74,8 +74,8 @@ def _check_scope(updater: Any) -> None:
         )
     if updater.fixed_scope not in (None, updater.scope):
         raise ValueError(
-            f"scope: {type(updater).__name__} ranks by {updater.fixed_scope!r}, got "
-            f"{updater.scope!r}."
+            f"scope: expected {updater.fixed_scope!r}, as {type(updater).__name__} ranks by it, "
+            f"got {updater.scope!r}."
         )
     if updater.scope == "global" and updater.fixed_scope is None:
         check_groups_are_layerwise(updater)
@@ -121,9 +121,11 @@ def _check_threshold(updater: Any) -> None:
 
 def _check_taken(name: str, distribution: Any) -> None:
     if distribution is None:
-        raise ValueError(f"{name}: there is no sparsity_distribution_fn to bind it to.")
+        raise ValueError(
+            f"{name}: expected none without a sparsity_distribution_fn to take it, got one."
+        )
     if not accepted(distribution, {name: None}):
-        raise ValueError(f"{name}: sparsity_distribution_fn={distribution} takes none.")
+        raise ValueError(f"{name}: expected none, as {distribution} takes none, got one.")
 
 
 def _check_bound(name: str, value: Any, distribution: Any) -> None:
@@ -131,7 +133,8 @@ def _check_bound(name: str, value: Any, distribution: Any) -> None:
     is_free = bound is None or (name == "sparsity" and concrete(bound) and bound == 0)
     if not is_free and bound is not value and not (name != "filter_fn" and bound == value):
         raise ValueError(
-            f"{name}: {value!r} was given, but sparsity_distribution_fn has {bound!r}."
+            f"{name}: expected {bound!r}, which is bound in sparsity_distribution_fn, or none, "
+            f"got {value!r}."
         )
 
 
@@ -160,8 +163,8 @@ def check_groups_are_layerwise(updater: Any) -> None:
     """
     if updater.threshold is None and not isinstance(updater.sparsity_type, Unstructured):
         raise UnrankableError(
-            f"scope: single weights are ranked globally, groups by layer; got "
-            f"{updater.sparsity_type} for {type(updater).__name__}."
+            f"scope: expected 'layer' for groups, as {type(updater).__name__} ranks only single "
+            f"weights globally, got 'global' with {updater.sparsity_type}."
         )
 
 

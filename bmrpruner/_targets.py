@@ -1,4 +1,4 @@
-"""How sparse the leaves of a tree of parameters are to be."""
+"""Compute how sparse each leaf of a tree of parameters is to be."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _check_any_prunable(updater: Any, params: PyTree, eligible: PyTree) -> None:
         return
     names = ", ".join(f"{join(key) or '(root)'} {leaf.shape}" for key, leaf in leaves[:5])
     raise ValueError(
-        f"params: no leaf is prunable, as filter_fn accepts none of {names}"
+        f"params: expected a leaf that filter_fn accepts, got only {names}"
         f"{', ...' if len(leaves) > 5 else ''}. "
         "The default filter takes floating-point leaves of two or more axes."
     )

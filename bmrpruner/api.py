@@ -1,4 +1,4 @@
-"""From a configuration to an updater."""
+"""Make an updater from a configuration."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 ALGORITHMS = tuple(ALGORITHM_REGISTRY)
+"""The names of the built-in algorithms, fixed when the library is imported."""
 
 _DISTRIBUTIONS = {"uniform": sparsity_distributions.uniform, "erk": sparsity_distributions.erk}
 _SCHEDULE_KEYS = ("update_freq", "update_start_step", "update_end_step", "drop_fraction")
@@ -123,14 +124,14 @@ def _as_dict(config: Any) -> dict[str, Any]:
 
 def _required(config: dict[str, Any], key: str) -> Any:
     if config.get(key) is None:
-        raise ValueError(f"{key}: required, but missing from the configuration {sorted(config)}.")
+        raise ValueError(f"{key}: expected it in the configuration, got only {sorted(config)}.")
     return config[key]
 
 
 def _algorithm(name: str) -> Any:
     if name not in ALGORITHM_REGISTRY:
         raise ValueError(
-            f"algorithm: {name!r} is not supported; all_algorithm_names() lists those that are."
+            f"algorithm: expected one of all_algorithm_names(), got {name!r}, not supported."
             + did_you_mean(name, ALGORITHM_REGISTRY)
         )
     return ALGORITHM_REGISTRY[name]
@@ -205,6 +206,6 @@ def _check_fields(name: str, algorithm: Any, fields: dict[str, Any]) -> None:
     known = set(parameters)
     for key in sorted(fields.keys() - known):
         raise TypeError(
-            f"{key}: not a setting of the algorithm {name!r}."
+            f"{key}: expected a setting of the algorithm {name!r}, got another."
             + did_you_mean(key, known | set(_CONFIG_KEYS))
         )

@@ -1,4 +1,4 @@
-"""The engine: an updater keeps masks in the optimizer state and refreshes them in the step."""
+"""The base of all algorithms: updaters that keep masks in the optimizer state."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from bmrpruner.sparsity_distributions import CustomSparsityMapType, FilterFnType
 from bmrpruner.sparsity_schedules import NoUpdateSchedule
 from bmrpruner.sparsity_types import Block, NByM, SparsityType, Unstructured, as_sparsity_type
 
+__all__ = ["BaseUpdater", "NoPruning", "SparseState", "apply_mask"]
+
 _DENSE = functools.partial(sparsity_distributions.uniform, sparsity=0.0)
 
 
@@ -34,9 +36,7 @@ _DENSE = functools.partial(sparsity_distributions.uniform, sparsity=0.0)
 class BaseUpdater:
     """Base of every algorithm: subclass it and define `calculate_scores`.
 
-    Hooks call one another through `self`, so each may be overridden or patched: `init_state`,
-    `calculate_scores` → `create_masks` → `update_state`, `wrap_optax`, and around the forward pass
-    and the parameter update `pre_forward_update` and `post_gradient_update`.
+    Hooks call one another through `self`, so each may be overridden or patched.
 
     How much is pruned has one answer: `sparsity` (or a distribution with one), `threshold`, or an
     N:M pattern. Leaves of integers are never pruned.
@@ -205,7 +205,7 @@ class BaseUpdater:
           TypeError: For a keyword that no score knows.
         """
         if self.sparsity_distribution_fn is None:
-            raise ValueError(f"{type(self).__name__}.sparsity_distribution_fn is None.")
+            raise ValueError("sparsity_distribution_fn: expected one, got None.")
         check_params(params)
         targets = self.get_target_sparsities(params)
         check_keywords(self, kwargs)

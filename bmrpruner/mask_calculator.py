@@ -1,4 +1,4 @@
-"""From scores to masks: which weights survive, given how many may."""
+"""Turn scores into masks: keep the highest, as many as a sparsity leaves."""
 
 from __future__ import annotations
 
@@ -22,6 +22,17 @@ from bmrpruner.sparsity_types import (
     check_shape,
 )
 
+__all__ = [
+    "MASK_DTYPE",
+    "get_topk_fn",
+    "keep_count",
+    "topk_block_mask_calculator",
+    "topk_channel_mask_calculator",
+    "topk_mask_calculator",
+    "topk_masks",
+    "topk_n_by_m_mask_calculator",
+]
+
 TopkFnType = Callable[[jax.Array, Any], jax.Array]
 
 
@@ -31,6 +42,9 @@ def get_topk_fn(sparsity_type: Any) -> TopkFnType:
     Args:
       sparsity_type: A sparsity type, or a string such as `'2:4'`; the class `Unstructured` will do
         too.
+
+    Returns:
+      A function of an array of scores and a sparsity, both also by keyword, to a uint8 mask.
 
     Raises:
       ValueError: If it is none of the types, or its numbers are impossible.
@@ -68,10 +82,17 @@ def is_default_topk_fn(topk_fn: Any, sparsity_type: Any) -> bool:
 
 
 def keep_count(size: Any, sparsity: Any) -> jax.Array:
-    """`max(1, round(size * (1 - sparsity)))` in float32, halves to even; `size` at sparsity 0.
+    """How many weights stay: `max(1, round(size * (1 - sparsity)))`; `size` at sparsity 0.
+
+    Args:
+      size: How many weights are ranked together.
+      sparsity: Fraction to prune; the product is a float32, and halves round to even.
 
     Returns:
       int32 scalar, or vector if the arguments are; unsigned where a size takes more than 31 bits.
+
+    Raises:
+      ValueError: If a size does not fit JAX's widest integer.
 
     Example:
       >>> keep_count(5, 0.5)
@@ -102,6 +123,13 @@ def topk_mask_calculator(scores: Any, sparsity: Any) -> jax.Array:
 
 def topk_masks(scores: PyTree, sparsities: PyTree) -> PyTree:
     """`topk_mask_calculator` for every leaf in one loop; None where the sparsity is None.
+
+    Args:
+      scores: A tree of arrays.
+      sparsities: A tree like it of fractions to prune, None where a leaf is exempt.
+
+    Returns:
+      A tree of uint8 masks, None where a leaf is exempt.
 
     Example:
       >>> topk_masks({'a': jnp.array([3., 1.]), 'b': jnp.ones(2)}, {'a': 0.5, 'b': None})
@@ -142,6 +170,10 @@ def topk_n_by_m_mask_calculator(scores: Any, sparsity: Any, sparsity_type: NByM 
 
     Raises:
       ValueError: If n > m, or the axis does not divide into groups.
+
+    Example:
+      >>> topk_n_by_m_mask_calculator(jnp.array([3., 4., 2., 1.]), 0.5, '1:2')
+      Array([0, 1, 1, 0], dtype=uint8)
     """
     pattern = as_sparsity_type(sparsity_type)
     scores = jnp.asarray(scores)
@@ -168,6 +200,11 @@ def topk_block_mask_calculator(
 
     Returns:
       uint8 mask of the scores' shape. Blocks at the end may be partial.
+
+    Example:
+      >>> scores = jnp.array([[3., 1., 0., 2.]])
+      >>> topk_block_mask_calculator(scores, 0.5, 1, 2, use_avg_pooling=True)
+      Array([[1, 1, 0, 0]], dtype=uint8)
     """
     how = "mean" if use_avg_pooling else "max"
     return topk_groups(scores, sparsity, Block((block_height, block_width)), how)
@@ -185,6 +222,14 @@ def topk_channel_mask_calculator(
 
     Returns:
       uint8 mask of the scores' shape.
+
+    Raises:
+      ValueError: If the scores have no such axis.
+
+    Example:
+      >>> topk_channel_mask_calculator(jnp.array([[3., 0.], [1., 2.]]), 0.5, 'channel_0')
+      Array([[1, 1],
+             [0, 0]], dtype=uint8)
     """
     return topk_groups(scores, sparsity, as_sparsity_type(sparsity_type), "sum")
 
@@ -230,7 +275,10 @@ def largest_of_each_group(scores: jax.Array, n: Any, m: int, axis: int) -> jax.A
 def _rounded_count(size: Any, sparsity: jax.Array) -> jax.Array:
     widest = jax.dtypes.canonicalize_dtype(np.uint64)
     if np.max(size) > jnp.iinfo(widest).max:
-        raise ValueError(f"size: {size} weights in one ranking need jax_enable_x64.")
+        raise ValueError(
+            f"size: expected at most {jnp.iinfo(widest).max} weights in one ranking, got {size}; "
+            "set jax_enable_x64."
+        )
     kind = jnp.int32 if np.max(size) < 2**31 else widest
     kept = jnp.round(np.asarray(size, np.float32) * (1 - sparsity))
     return jnp.maximum(1, kept).astype(kind)

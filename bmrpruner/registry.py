@@ -1,11 +1,14 @@
-"""Algorithms by name."""
+"""The algorithms by name, and the decorator that registers one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+__all__ = ["ALGORITHM_REGISTRY", "all_algorithm_names", "register_algorithm"]
+
 ALGORITHM_REGISTRY: dict[str, Any] = {}
+"""The classes by name; `register_algorithm` adds to it."""
 
 
 def register_algorithm(algorithm_name: str, algorithm: Any = None) -> Any:

@@ -12,6 +12,8 @@ from bmrpruner._masks import unpack
 from bmrpruner._sharding import sharded_like
 from bmrpruner._tree import PyTree
 
+__all__ = ["AdaptiveState", "Rounds", "SparseState", "apply_mask"]
+
 
 class SparseState(NamedTuple):
     """State of a wrapped optimizer.
@@ -23,6 +25,14 @@ class SparseState(NamedTuple):
       target_sparsities: float32 scalars and Nones in a tree like the parameters; one scalar where
         the whole network is ranked together.
       count: int32 scalar, the steps taken.
+
+    Example:
+      >>> import optax
+      >>> from bmrpruner import MagnitudePruning
+      >>> tx = MagnitudePruning(sparsity=0.5).wrap_optax(optax.sgd(0.1))
+      >>> state = tx.init({'kernel': jnp.ones((2, 2)), 'bias': jnp.ones(2)})
+      >>> state.masks['kernel'].tolist(), state.masks['bias'], int(state.count)
+      ([[1, 1], [1, 1]], None, 0)
     """
 
     masks: PyTree
@@ -40,6 +50,15 @@ class Rounds(NamedTuple):
       qualified: Groups that reached it.
       pruned: Groups that went.
       nats: Their ΔF in sum: the log evidence gained, were they independent.
+
+    Example:
+      >>> from bmrpruner import AdaptiveBMR, DiagonalGaussian
+      >>> posterior = DiagonalGaussian(jnp.array([[2., 0.1]]), jnp.array([[9., 9.]]))
+      >>> pruner = AdaptiveBMR(log_odds=1.0)
+      >>> state = pruner.init_state(posterior.mean)
+      >>> rounds = pruner.update_state(state, posterior.mean, None, posterior=posterior).rounds
+      >>> int(rounds.done), int(rounds.pruned[0])
+      (1, 1)
     """
 
     done: jax.Array  # () int32
@@ -51,10 +70,10 @@ class Rounds(NamedTuple):
     def to_dict(self) -> dict[str, list[float]]:
         """The rounds there were, as lists, for a JSON file or `study.draw_rounds`.
 
-        >>> from bmrpruner import AdaptiveBMR
-        >>> params = jnp.ones((2, 2))
-        >>> AdaptiveBMR().init_state(params).rounds.to_dict()['pruned']
-        []
+        Example:
+          >>> from bmrpruner import AdaptiveBMR
+          >>> AdaptiveBMR().init_state(jnp.ones((2, 2))).rounds.to_dict()['pruned']
+          []
         """
         columns = jax.device_get(self[1:])
         return {
@@ -64,7 +83,21 @@ class Rounds(NamedTuple):
 
 
 class AdaptiveState(NamedTuple):
-    """A `SparseState` with the record of its rounds."""
+    """A `SparseState` with the record of its rounds.
+
+    Attributes:
+      masks: As in `SparseState`.
+      inner_state: As in `SparseState`.
+      target_sparsities: float32 scalar, the largest fraction that may be pruned.
+      count: As in `SparseState`.
+      rounds: `Rounds`.
+
+    Example:
+      >>> from bmrpruner import AdaptiveBMR
+      >>> state = AdaptiveBMR(sparsity=0.9).init_state(jnp.ones((2, 2)))
+      >>> round(float(state.target_sparsities), 3), int(state.rounds.done)
+      (0.9, 0)
+    """
 
     masks: PyTree
     inner_state: Any = None

@@ -20,17 +20,57 @@ from bmrpruner._tree import (
     map_with_key,
 )
 
+__all__ = [
+    "KERNEL_FILTER_FN",
+    "NOT_DIM_ONE_FILTER_FN",
+    "CustomSparsityMapType",
+    "FilterFnType",
+    "erk",
+    "get_n_zeros",
+    "get_sparsities_erdos_renyi",
+    "uniform",
+]
+
 FilterFnType = Callable[[Key, Any], bool]
+"""Type of a filter: key path and parameter to whether it is pruned."""
+
 CustomSparsityMapType = Mapping[Key, float | None]
+"""Type of a custom map: key path to sparsity, None to exempt the leaf."""
 
 
 def KERNEL_FILTER_FN(key: Key, param: Any) -> bool:
-    """Accept leaves whose last key is `'kernel'`."""
+    """Accept leaves whose last key is `'kernel'`.
+
+    Args:
+      key: The key path, a tuple of strings.
+      param: The leaf; not read.
+
+    Returns:
+      Whether the leaf is pruned.
+
+    Example:
+      >>> KERNEL_FILTER_FN(('dense', 'kernel'), None), KERNEL_FILTER_FN(('dense', 'bias'), None)
+      (True, False)
+    """
     return key[-1] == "kernel"
 
 
 def NOT_DIM_ONE_FILTER_FN(key: Key, param: Any) -> bool:
-    """Accept leaves with more than one axis: kernels, not biases or scales."""
+    """Accept leaves with more than one axis: kernels, not biases or scales.
+
+    Args:
+      key: The key path, a tuple of strings; not read.
+      param: The leaf, an array.
+
+    Returns:
+      Whether the leaf is pruned.
+
+    Example:
+      >>> NOT_DIM_ONE_FILTER_FN(('dense', 'kernel'), np.ones((2, 2)))
+      True
+      >>> NOT_DIM_ONE_FILTER_FN(('dense', 'bias'), np.ones(2))
+      False
+    """
     return param.ndim > 1
 
 
@@ -50,6 +90,9 @@ def uniform(
 
     Returns:
       A tree like `params` with a sparsity, or None (exempt), for each leaf.
+
+    Raises:
+      ValueError, TypeError: If a sparsity is not a number in [0, 1].
 
     Example:
       >>> import jax.numpy as jnp
@@ -89,6 +132,9 @@ def erk(
     Returns:
       A tree like `param_tree` with a sparsity, or None (exempt), for each leaf.
 
+    Raises:
+      ValueError: If `param_tree` is a bare array, or a sparsity is not in [0, 1].
+
     Example:
       >>> import jax.numpy as jnp
       >>> tree = erk({'a': jnp.ones((4, 4)), 'b': jnp.ones((16, 16))}, 0.5)
@@ -96,7 +142,9 @@ def erk(
       {'a': 0.0, 'b': 0.531}
     """
     if is_array(param_tree):
-        raise ValueError("erk: param_tree is a bare array; it needs a tree of several leaves.")
+        raise ValueError(
+            "param_tree: expected a tree of leaves to distribute sparsity over, got a bare array."
+        )
     custom = checked_custom_map(param_tree, custom_sparsity_map)
     shapes = {
         key: tuple(param.shape)
@@ -111,10 +159,18 @@ def erk(
 
 
 def get_n_zeros(size: int, sparsity: float) -> int:
-    """`floor(sparsity * size)`.
+    """The number of zeros that a sparsity makes, `floor(sparsity * size)`.
 
-    >>> get_n_zeros(10, 0.55)
-    5
+    Args:
+      size: How many weights there are.
+      sparsity: Fraction of them to prune.
+
+    Returns:
+      An integer.
+
+    Example:
+      >>> get_n_zeros(10, 0.55)
+      5
     """
     return int(np.floor(sparsity * size))
 
@@ -137,6 +193,9 @@ def get_sparsities_erdos_renyi(
       include_kernel: Use all dims; otherwise the last two, without the power.
       erk_power_scale: The power.
 
+    Returns:
+      Sparsity by name.
+
     Raises:
       ValueError: For an empty dictionary, or a sparsity that is None or outside [0, 1].
 
@@ -145,9 +204,9 @@ def get_sparsities_erdos_renyi(
       {'a': 0.0, 'b': 0.5555555555555556}
     """
     if not var_shape_dict:
-        raise ValueError("Variable shape dictionary is empty: no leaf to distribute sparsity over.")
+        raise ValueError("Variable shape dictionary: expected one shape at least, got none.")
     if default_sparsity is None or not 0 <= default_sparsity <= 1:
-        raise ValueError(f"Default sparsity must lie in [0, 1], got {default_sparsity}.")
+        raise ValueError(f"Default sparsity: expected a number in [0, 1], got {default_sparsity}.")
     custom = custom_sparsity_map or {}
     free = {name: shape for name, shape in var_shape_dict.items() if name not in custom}
     sizes = {name: math.prod(shape) for name, shape in free.items()}

@@ -11,12 +11,18 @@ import jax.numpy as jnp
 from bmrpruner._checks import check_positive, concrete
 from bmrpruner._tree import PyTree
 
+__all__ = ["NoUpdateSchedule", "OneShotSchedule", "PeriodicSchedule", "PolynomialSchedule"]
+
 
 @dataclasses.dataclass(frozen=True)
 class NoUpdateSchedule:
     """Never refresh the masks.
 
     Subclass it, or hand in any object with these two methods, for a schedule of your own.
+
+    Example:
+      >>> NoUpdateSchedule().is_mask_update_iter(0)
+      False
     """
 
     def is_mask_update_iter(self, step: Any) -> Any:
@@ -34,6 +40,11 @@ class OneShotSchedule(NoUpdateSchedule):
 
     Attributes:
       target_step: The step at which to prune.
+
+    Example:
+      >>> schedule = OneShotSchedule(target_step=2)
+      >>> [schedule.is_mask_update_iter(step) for step in range(4)]
+      [False, False, True, False]
     """
 
     target_step: int
@@ -53,6 +64,14 @@ class PeriodicSchedule(NoUpdateSchedule):
       update_freq: Steps between refreshes, at least 1.
       update_start_step: First step that may refresh.
       update_end_step: Last step that may refresh, inclusive; None means no end.
+
+    Raises:
+      ValueError: If `update_freq` is less than 1.
+
+    Example:
+      >>> schedule = PeriodicSchedule(update_freq=4, update_start_step=2, update_end_step=8)
+      >>> [step for step in range(20) if schedule.is_mask_update_iter(step)]
+      [4, 8]
     """
 
     update_freq: int
@@ -109,13 +128,13 @@ class PolynomialSchedule(PeriodicSchedule):
 
 
 def check_schedule(schedule: Any) -> Any:
-    """`schedule` itself, or a ValueError if it ends before it starts."""
+    """Return the schedule, or raise a ValueError if it ends before it starts."""
     start = getattr(schedule, "update_start_step", None)
     end = getattr(schedule, "update_end_step", None)
     if start is None or end is None or not (concrete(start) and concrete(end)):
         return schedule
     if end < start:
         raise ValueError(
-            f"update_end_step: must not be before update_start_step={start}, got {end}."
+            f"update_end_step: expected update_start_step={start} or later, got {end}."
         )
     return schedule

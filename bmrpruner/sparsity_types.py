@@ -5,9 +5,27 @@ from __future__ import annotations
 import re
 from typing import Any, NamedTuple
 
+__all__ = [
+    "Block",
+    "Channel",
+    "NByM",
+    "SparsityType",
+    "Unstructured",
+    "as_sparsity_type",
+    "format_sparsity_type",
+    "is_sparsity_type",
+    "parse_sparsity_type",
+]
+
 
 class Unstructured(NamedTuple):
-    """Every weight on its own."""
+    """Every weight on its own.
+
+    Example:
+      >>> from bmrpruner.mask_calculator import get_topk_fn
+      >>> get_topk_fn(Unstructured())([3.0, 1.0, 2.0, 0.0], 0.5).tolist()
+      [1, 0, 1, 0]
+    """
 
 
 class Block(NamedTuple):
@@ -16,6 +34,11 @@ class Block(NamedTuple):
     Attributes:
       block_shape: Height and width of a block.
       use_avg_pooling: Score a block by the mean of its entries; otherwise by their maximum.
+
+    Example:
+      >>> from bmrpruner.mask_calculator import get_topk_fn
+      >>> get_topk_fn(Block((1, 2)))([[3.0, 1.0, 0.0, 2.0]], 0.5).tolist()
+      [[1, 1, 0, 0]]
     """
 
     block_shape: tuple[int, int]
@@ -29,6 +52,11 @@ class NByM(NamedTuple):
       n: Weights kept in a group.
       m: Size of a group; the axis length must be a multiple of it.
       axis: The axis along which groups run.
+
+    Example:
+      >>> from bmrpruner.mask_calculator import get_topk_fn
+      >>> get_topk_fn(NByM(1, 2))([3.0, 1.0, 0.0, 2.0], 0.5).tolist()
+      [1, 0, 0, 1]
     """
 
     n: int
@@ -41,12 +69,18 @@ class Channel(NamedTuple):
 
     Attributes:
       axis: The axis whose indices are the channels.
+
+    Example:
+      >>> from bmrpruner.mask_calculator import get_topk_fn
+      >>> get_topk_fn(Channel(-1))([[3.0, 0.0], [1.0, 2.0]], 0.5).tolist()
+      [[1, 0], [1, 0]]
     """
 
     axis: int = -1
 
 
 SparsityType = Unstructured | Block | NByM | Channel
+"""The union of the four types, for annotations."""
 
 _FORMS = "'unstructured', 'nm_2,4' or '2:4', 'block_4,4' or '4x4', 'channel_-1'"
 
@@ -54,8 +88,15 @@ _FORMS = "'unstructured', 'nm_2,4' or '2:4', 'block_4,4' or '4x4', 'channel_-1'"
 def is_sparsity_type(instance_to_check: Any) -> bool:
     """Whether the argument is an instance of one of the four types.
 
-    >>> is_sparsity_type(NByM(2, 4)), is_sparsity_type(NByM)
-    (True, False)
+    Args:
+      instance_to_check: Anything.
+
+    Returns:
+      A bool; False for the classes themselves.
+
+    Example:
+      >>> is_sparsity_type(NByM(2, 4)), is_sparsity_type(NByM)
+      (True, False)
     """
     return type(instance_to_check) in (Unstructured, Block, NByM, Channel)
 
@@ -65,6 +106,9 @@ def parse_sparsity_type(text: str) -> SparsityType:
 
     Args:
       text: `'unstructured'`, `'nm_2,4'` or `'2:4'`, `'block_4,4'` or `'4x4'`, `'channel_-1'`.
+
+    Returns:
+      The instance.
 
     Raises:
       ValueError: If the text has none of these forms, or N exceeds M.
@@ -83,7 +127,7 @@ def parse_sparsity_type(text: str) -> SparsityType:
         return check_sparsity_type(Block((height, width)))
     if match := re.fullmatch(r"channel_(-?\d+)", text):
         return Channel(int(match.group(1)))
-    raise ValueError(f"Sparsity type {text!r} is not known; write {_FORMS}.")
+    raise ValueError(f"Sparsity type: expected {_FORMS}, got {text!r}.")
 
 
 def as_sparsity_type(value: Any) -> SparsityType:
@@ -117,6 +161,15 @@ def as_sparsity_type(value: Any) -> SparsityType:
 def format_sparsity_type(sparsity_type: SparsityType | str) -> str:
     """The string that `parse_sparsity_type` reads back.
 
+    Args:
+      sparsity_type: A sparsity type, or a string that names one.
+
+    Returns:
+      `'unstructured'`, `'nm_2,4'`, `'block_4,4'`, `'channel_-1'` and the like.
+
+    Raises:
+      ValueError: If no string names it: a block by its maximum, N:M along an axis but the last.
+
     Example:
       >>> format_sparsity_type(Block((4, 4)))
       'block_4,4'
@@ -131,16 +184,16 @@ def format_sparsity_type(sparsity_type: SparsityType | str) -> str:
             return f"nm_{n},{m}"
         case Channel(axis=axis):
             return f"channel_{axis}"
-    raise ValueError(f"Sparsity type {sparsity_type} has no string form.")
+    raise ValueError(f"Sparsity type: expected one that a string can name, got {sparsity_type}.")
 
 
 def check_sparsity_type(sparsity_type: Any) -> Any:
-    """`sparsity_type` itself, or a ValueError if its numbers are impossible."""
+    """Return the sparsity type, or raise a ValueError if its numbers are impossible."""
     match sparsity_type:
         case NByM(n=n, m=m) if not 1 <= n <= m:
-            raise ValueError(f"Sparsity type N:M needs 1 <= N <= M, got {n}:{m}.")
+            raise ValueError(f"Sparsity type: expected 1 <= N <= M, got {n}:{m}.")
         case Block(block_shape=shape) if len(shape) != 2 or min(shape) < 1:
-            raise ValueError(f"Sparsity type block needs two sizes >= 1, got {shape}.")
+            raise ValueError(f"Sparsity type: expected a block of two sizes >= 1, got {shape}.")
     return sparsity_type
 
 
@@ -150,16 +203,17 @@ def check_shape(sparsity_type: Any, shape: tuple[int, ...], name: str) -> None:
         case NByM(m=m, axis=axis):
             if not -len(shape) <= axis < len(shape):
                 raise ValueError(
-                    f"Sparsity type {sparsity_type}: {name} of shape {shape} has no such axis."
+                    f"Sparsity type: expected an axis of {name}, of shape {shape}, got {axis}."
                 )
             if shape[axis] % m:
                 raise ValueError(
-                    f"Sparsity type {sparsity_type}: axis {axis} of {name}, of length {shape[axis]}"
-                    f", is not divisible by {m}; exempt it by filter_fn or a custom sparsity of 0."
+                    f"Sparsity type: expected a length along axis {axis} of {name} that is "
+                    f"divisible by {m}, got {shape[axis]}; exempt it by filter_fn or a custom "
+                    "sparsity of 0."
                 )
         case Channel(axis=axis) if not -len(shape) <= axis < len(shape):
             raise ValueError(
-                f"Sparsity type {sparsity_type}: {name} of shape {shape} has no such axis."
+                f"Sparsity type: expected an axis of {name}, of shape {shape}, got {axis}."
             )
 
 

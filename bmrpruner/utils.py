@@ -11,6 +11,8 @@ import numpy as np
 from bmrpruner._tree import PyTree, is_none, join, keyed_leaves
 from bmrpruner.metrics.compression import nonzeros
 
+__all__ = ["summarize_intersection", "summarize_sparsity"]
+
 
 def summarize_sparsity(
     param_tree: PyTree, only_total_sparsity: bool = False

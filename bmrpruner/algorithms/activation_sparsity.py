@@ -33,6 +33,9 @@ def add_activation_sparsity(
       sparsity: Fraction to drop; N:M needs none.
       allowlist: Names of functions in `flax.linen`.
 
+    Yields:
+      None; when the context closes, the functions are what they were.
+
     Raises:
       ValueError: If there is no sparsity and the type needs one.
       AttributeError: If `flax.linen` has no such function.
@@ -63,6 +66,9 @@ def add_activation_sparsity_layers(
       sparsity_fn: Activations → activations.
       allowlist: Names of module classes.
 
+    Yields:
+      None.
+
     Example:
       >>> layer, x = nn.Dense(2), jnp.ones((1, 3))
       >>> with add_activation_sparsity_layers(jnp.zeros_like):
@@ -89,6 +95,9 @@ def get_activation_context(
         fraction to drop, `'unstructured_0.8'`, `'block_4,4_0.5'`.
       allowlist: Names of functions in `flax.linen`.
 
+    Returns:
+      The context manager.
+
     Raises:
       ValueError: If the string has none of these forms.
 
@@ -109,7 +118,7 @@ def get_activation_context(
 def _sparsify_fn(sparsity_type: Any, sparsity: float | None) -> Callable[[jax.Array], jax.Array]:
     sparsity_type = as_sparsity_type(sparsity_type)
     if sparsity is None and not isinstance(sparsity_type, NByM):
-        raise ValueError(f"sparsity: {sparsity_type} needs one, got None.")
+        raise ValueError(f"sparsity: expected a number in [0, 1] for {sparsity_type}, got None.")
     topk_fn = get_topk_fn(sparsity_type)
 
     def sparsify(x: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Saliency from the second moments that Adam keeps anyway."""
+"""Saliency by the second moments in the state of Adam."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ class AdamBasedFisherPruning(BaseUpdater):
         )
         if not states:
             raise ValueError(
-                "opt_state: no second moment `nu` in it; wrap Adam or RMSProp, or hand their state "
-                "to instant_sparsify as opt_state=."
+                "opt_state: expected a state with a second moment `nu` in it, got none; wrap Adam "
+                "or RMSProp, or hand their state to instant_sparsify as opt_state=."
             )
         moments: dict[Key, Any] = {}
         for state in states:
@@ -85,6 +85,12 @@ class AdamBasedFisherPruning(BaseUpdater):
 def find_adamstate(state: Any) -> Any:
     """The first state in `state` with second moments `nu`, or None.
 
+    Args:
+      state: Any optimizer state.
+
+    Returns:
+      The state of Adam, RMSProp or the like.
+
     Example:
       >>> import optax
       >>> type(find_adamstate(optax.adamw(0.1).init(jnp.ones(2)))).__name__
@@ -95,6 +101,13 @@ def find_adamstate(state: Any) -> Any:
 
 def replace_adamstate(state: Any, replacement: Any) -> Any:
     """`state` with `replacement` in the place that `find_adamstate` finds.
+
+    Args:
+      state: Any optimizer state.
+      replacement: What to put there, of the same structure.
+
+    Returns:
+      The optimizer state.
 
     Raises:
       ValueError: If it finds none.
@@ -108,7 +121,9 @@ def replace_adamstate(state: Any, replacement: Any) -> Any:
     """
     found = find_adamstate(state)
     if found is None:
-        raise ValueError("state: no second moment `nu` in it.")
+        raise ValueError(
+            f"state: expected one with a second moment `nu` in it, got a {type(state).__name__}."
+        )
     return replace_states(state, lambda node: node is found, lambda _: replacement)
 
 

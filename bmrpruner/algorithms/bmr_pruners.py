@@ -27,6 +27,16 @@ class PosteriorPruning(BaseUpdater):
     `instant_sparsify` or to the wrapped `update`. A weight that is already pruned, in the state's
     masks or in the posterior (mean and variance 0), scores -inf: it stays pruned, and adds nothing
     to the score of its group.
+
+    Example:
+      >>> @dataclasses.dataclass(eq=False)
+      ... class PrecisionPruning(PosteriorPruning):
+      ...     def score_posterior(self, posterior):
+      ...         return posterior.precision
+      >>> posterior = DiagonalGaussian(jnp.array([[2., 3.]]), jnp.array([[9., 1.]]))
+      >>> pruner = PrecisionPruning(sparsity=0.5)
+      >>> pruner.instant_sparsify(posterior.mean, posterior=posterior)[0].tolist()
+      [[2.0, 0.0]]
     """
 
     reads_posterior: ClassVar[bool] = True
@@ -63,8 +73,8 @@ class PosteriorPruning(BaseUpdater):
     def _stored_posterior(self, params: PyTree, sparse_state: SparseState | None) -> Any:
         if sparse_state is None:
             raise ValueError(
-                f"posterior: {type(self).__name__} reads a posterior, and there is none. Train "
-                "with bmrpruner.ivon, or see bmrpruner.posteriors; in a file, a leaf has one where "
+                f"posterior: expected one for {type(self).__name__} to read, got none. Train with "
+                "bmrpruner.ivon, or see bmrpruner.posteriors; in a file, a leaf has one where "
                 "'.../std', '.../rho', '.../precision' or '.../draws' stands beside '.../mean'."
             )
         return from_opt_state(sparse_state.inner_state, params)

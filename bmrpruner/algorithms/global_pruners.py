@@ -31,6 +31,14 @@ class GlobalPruningMixin:
       normalization_eps: Added to a leaf's norm.
       use_normalization: Divide a leaf's scores by their L2 norm before ranking.
       sparsity: Fraction to prune over all eligible leaves.
+
+    Example:
+      >>> @dataclasses.dataclass(eq=False)
+      ... class GlobalPruning(GlobalPruningMixin, MagnitudePruning):
+      ...     pass
+      >>> params = {'a': jnp.array([[1., 2.]]), 'b': jnp.array([[3., 40.]])}
+      >>> GlobalPruning(sparsity=0.5).instant_sparsify(params)[0]['a'].tolist()
+      [[0.0, 2.0]]
     """
 
     fixed_scope: ClassVar[str | None] = "global"

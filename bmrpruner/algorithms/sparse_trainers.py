@@ -1,4 +1,4 @@
-"""Sparse from the first step: a fixed random network, or one that rewires itself in training."""
+"""Train sparse from the first step: a fixed random network, or one that drops and grows."""
 
 from __future__ import annotations
 
@@ -284,4 +284,6 @@ def _fill_groups(ranked: jax.Array, new: jax.Array, size: Any, sparsity_type: NB
 def _check_kept(kept: list[Any], old: list[Any], new: list[Any]) -> None:
     for stays, before, after in zip(kept, old, new, strict=True):
         if np.any(stays > before) or np.any(stays > after):
-            raise AssertionError("A connection was kept that is not in the old or the new mask.")
+            raise AssertionError(
+                "masks: expected what is kept in the old and the new mask, got more."
+            )

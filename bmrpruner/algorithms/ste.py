@@ -1,4 +1,4 @@
-"""Straight through: the forward pass is sparse, the stored weights are dense."""
+"""Straight-through pruning: the forward pass is sparse, the stored weights are dense."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ class SteMixin:
     Call `pre_forward_update`, take the gradients at the weights that it returns, and apply them to
     the dense ones. In every step the masks follow the scheduler's sparsity at the state's count,
     whether or not it calls for an update; nothing is stored.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> @dataclasses.dataclass(eq=False)
+      ... class SteSmallest(SteMixin, MagnitudePruning):
+      ...     def calculate_scores(self, params, sparse_state=None, grads=None):
+      ...         return -jnp.abs(params)
+      >>> pruner, params = SteSmallest(sparsity=0.5), jnp.array([[1., -3.], [2., 0.5]])
+      >>> pruner.pre_forward_update(params, pruner.init_state(params)).tolist()
+      [[1.0, 0.0], [0.0, 0.5]]
     """
 
     stores_masks: ClassVar[bool] = False

@@ -20,11 +20,22 @@ from bmrpruner.metrics._arrays import correct, entropy, labelled, one_hot
 
 
 class ReliabilityDiagram(NamedTuple):
-    """Bins of a reliability diagram, by rising confidence; an empty one has zeros throughout."""
+    """Bins of a reliability diagram, by rising confidence; an empty one has zeros throughout.
 
-    confidence: jax.Array  # float (bins,), mean top-label probability
-    accuracy: jax.Array  # float (bins,), fraction correct
-    counts: jax.Array  # int32 (bins,), number of examples
+    Attributes:
+      confidence: float (bins,), mean top-label probability.
+      accuracy: float (bins,), fraction correct.
+      counts: int32 (bins,), number of examples.
+
+    Example:
+      >>> probs, labels = [[0.75, 0.25], [0.25, 0.75]], [0, 0]
+      >>> reliability_diagram(probs, labels, bins=2).accuracy.tolist()
+      [0.0, 0.5]
+    """
+
+    confidence: jax.Array
+    accuracy: jax.Array
+    counts: jax.Array
 
 
 def ece(probs: ArrayLike, labels: ArrayLike, bins: int = 15, binning: str = "width") -> jax.Array:

@@ -26,10 +26,19 @@ Array = jax.Array | np.ndarray
 
 
 class Nonzeros(NamedTuple):
-    """Numbers of entries that are not zero."""
+    """Numbers of entries that are not zero.
 
-    per_leaf: PyTree  # scalars in the structure of the tree, None for what is not an array
-    total: jax.Array  # scalar
+    Attributes:
+      per_leaf: Scalars in the structure of the tree, None for what is not an array.
+      total: Scalar.
+
+    Example:
+      >>> int(nonzeros([jnp.ones(3), jnp.zeros(2)]).total)
+      3
+    """
+
+    per_leaf: PyTree
+    total: jax.Array
 
 
 def nonzeros(tree: PyTree) -> Nonzeros:

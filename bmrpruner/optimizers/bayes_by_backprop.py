@@ -95,6 +95,9 @@ def init_mean_field(params: PyTree, std: float = 0.01) -> MeanField:
       params: Any pytree of floating-point arrays; None may stand among them.
       std: Initial standard deviation.
 
+    Returns:
+      A `MeanField` of the parameters and of rho, float32 or wider.
+
     Raises:
       TypeError: If a leaf is no floating-point array.
       ValueError: If `std` is not positive.
@@ -181,7 +184,14 @@ def mean_field_value_and_grad(
 
 
 def sample_mean_field(key: jax.Array, q: MeanField) -> PyTree:
-    """Parameters drawn from `q`, in their own dtypes.
+    """Parameters drawn from `q`.
+
+    Args:
+      key: JAX key.
+      q: The approximate posterior.
+
+    Returns:
+      A tree like `q.loc`, in its dtypes.
 
     Example:
       >>> sample_mean_field(jax.random.key(0), init_mean_field({'w': jnp.zeros(3)}))['w'].shape
@@ -198,6 +208,13 @@ def sample_mean_field(key: jax.Array, q: MeanField) -> PyTree:
 def mean_field_posterior(q: MeanField, prior: Prior = GaussianPrior()) -> DiagonalGaussian:  # noqa: B008
     """The posterior `q` in the form that the pruners take.
 
+    Args:
+      q: The approximate posterior.
+      prior: `GaussianPrior` or `ScaleMixturePrior`, of which the precision is taken.
+
+    Returns:
+      A `DiagonalGaussian`.
+
     Example:
       >>> posterior = mean_field_posterior(init_mean_field({'w': jnp.zeros(())}, std=0.5))
       >>> round(float(posterior.std['w']), 4)
@@ -210,6 +227,13 @@ def minibatch_kl_weight(batch: Any, batches: int) -> jax.Array:
     """Weight of the KL term in the i-th of M batches of an epoch, M·2^(M-i)/(2^M - 1), i from 0.
 
     The weight halves from batch to batch; its mean over the epoch is one.
+
+    Args:
+      batch: i, a number or an array of any shape.
+      batches: M.
+
+    Returns:
+      The weights in the shape of `batch`, float32.
 
     Example:
       >>> [round(float(minibatch_kl_weight(i, 3)), 3) for i in range(3)]

@@ -1,4 +1,4 @@
-"""IVON: the improved variational online Newton method."""
+"""IVON, the improved variational online Newton method."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def scale_by_ivon(
         updates: optax.Updates, state: ScaleByIvonState, params: optax.Params | None = None
     ) -> tuple[optax.Updates, ScaleByIvonState]:
         if params is None:
-            raise ValueError("params: the update of IVON needs them, got None.")
+            raise ValueError("params: expected those that IVON updates, got None.")
         gain = _complement_at(b1, state.count)
         b1_power = state.b1_power * (1 - gain)
         wd = _at(weight_decay, state.count)

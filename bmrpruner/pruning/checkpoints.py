@@ -17,9 +17,19 @@ from bmrpruner.pruning.rules import Rule
 
 
 def prune_checkpoint(checkpoint: Checkpoint, rule: Rule) -> Checkpoint:
-    """The file's tensors with zeros where the rule says, its masks, and how they came about.
+    """Prune the network of a file, in memory.
 
-    Examples:
+    Args:
+      checkpoint: The dense network.
+      rule: Which weights go.
+
+    Returns:
+      The tensors with zeros where the rule says, the masks, and how they came about as `info`.
+
+    Raises:
+      ValueError: If the rule does not fit the network.
+
+    Example:
       >>> import numpy as np
       >>> dense = Checkpoint({'w': np.array([[1.0, -3.0]])})
       >>> pruned = prune_checkpoint(dense, Rule('magnitude', sparsity=0.5))
@@ -62,7 +72,7 @@ def prune_file(
     Raises:
       FileNotFoundError, FileExistsError, ValueError: As `bmrpruner.files` and `prune` do.
 
-    Examples:
+    Example:
       >>> import tempfile
       >>> import numpy as np
       >>> folder = Path(tempfile.mkdtemp())
@@ -72,7 +82,9 @@ def prune_file(
       {'w': 0.5}
     """
     if Path(out).exists() and Path(out).samefile(path):
-        raise FileExistsError(f"{out}: this is the network to prune; write elsewhere.")
+        raise FileExistsError(
+            f"{out}: expected another file than the network to prune, got that one."
+        )
     check_writable(Path(out), force)
     dense = files.load(path, prior_precision)
     files.save(out, prune_checkpoint(dense, rule), force, packed)

@@ -1,4 +1,4 @@
-"""Prune a trained network once: a rule, what it takes away, and the proof that it did."""
+"""Prune a trained network once by a rule, and check that the weights are gone."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ class Pruned(NamedTuple):
       params: The parameters (means), zero where pruned.
       posterior: Mean and variance zero where pruned; None without a posterior.
       masks: By leaf name, for the leaves that the rule looked at.
+
+    Example:
+      >>> pruned = prune({'w': np.array([[1.0, -3.0]])}, Rule('magnitude', sparsity=0.5))
+      >>> pruned.sparsity, pruned.nonzeros, pruned.masks['w'].tolist()
+      (0.5, 1, [[0, 1]])
     """
 
     params: PyTree
@@ -65,10 +70,13 @@ def prune(params: PyTree, rule: Rule, posterior: DiagonalGaussian | None = None)
       rule: Which weights go.
       posterior: For the algorithms that read one.
 
+    Returns:
+      What is left, with the masks.
+
     Raises:
       ValueError: If the rule does not fit the network.
 
-    Examples:
+    Example:
       >>> import jax.numpy as jnp
       >>> pruned = prune({'w': jnp.array([[1.0, -3.0]])}, Rule('magnitude', sparsity=0.5))
       >>> pruned.params['w'].tolist(), pruned.sparsity
@@ -97,5 +105,5 @@ def _check_gone(dense: PyTree, result: Pruned) -> None:
         expected = leaf if mask is None else np.where(mask, leaf, np.zeros_like(leaf))
         if is_array(leaf) and not np.array_equal(after[key], expected):
             raise RuntimeError(
-                f"{join(key)}: the pruned array is not the dense one under its mask."
+                f"{join(key)}: expected the dense array under its mask, got other values."
             )

@@ -1,4 +1,4 @@
-"""Which weights go, in words, and the pruner of this library that takes them."""
+"""Rules that say which weights go, and the pruners that carry them out."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ class Rule:
         known = algorithm_names()
         if self.algorithm not in known:
             raise ValueError(
-                f"algorithm: {self.algorithm!r} is not one of {', '.join(known)}, which prune "
-                "without training." + did_you_mean(self.algorithm, known)
+                f"algorithm: expected one of {', '.join(known)}, which prune without training, "
+                f"got {self.algorithm!r}." + did_you_mean(self.algorithm, known)
             )
         if self.sparsity is not None:
             check_sparsity("sparsity", self.sparsity)
@@ -69,7 +69,7 @@ class Rule:
             raise ValueError("sparsity, threshold: expected exactly one of them, got 0.")
         if is_pattern and not self._asks_nothing:
             raise ValueError(
-                f"sparsity, threshold: {self.sparsity_type} pruning takes neither, got "
+                f"sparsity, threshold: expected neither with {self.sparsity_type}, got "
                 f"{self.sparsity} and {self.threshold}."
             )
         self.make_updater()
@@ -154,6 +154,9 @@ def make_updater(
       rule: Which weights go.
       posterior: For the algorithms that read one; leaves without a posterior stay whole.
 
+    Returns:
+      The updater, with a filter of the leaves that the rule may prune.
+
     Raises:
       ValueError: If a pattern names no leaf.
 
@@ -171,7 +174,10 @@ def make_updater(
     for option in ("include", "exclude"):
         for pattern in getattr(rule, option):
             if not fnmatch.filter(names, pattern):
-                raise ValueError(f"{option}: {pattern!r} matches none of {', '.join(names)}.")
+                raise ValueError(
+                    f"{option}: expected a pattern of {', '.join(names)}, got {pattern!r}, which "
+                    "matches none of them."
+                )
 
     def accepts(key: Key, leaf: Any) -> bool:
         name = join(key)

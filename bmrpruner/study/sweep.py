@@ -34,6 +34,9 @@ def default_algorithms(sparsity_type: str = "unstructured") -> tuple[str, ...]:
       sparsity_type: What goes together. Single weights are ranked over the whole network, groups
         by layer.
 
+    Returns:
+      Registered names.
+
     Example:
       >>> default_algorithms('4x4')
       ('snr', 'bmr', 'magnitude')

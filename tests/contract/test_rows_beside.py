@@ -282,9 +282,9 @@ def test_activation_contexts():
     np.testing.assert_allclose(
         outputs(halved)[2], (hidden @ layer["kernel"] / 2 + layer["bias"]) / 2, atol=1e-6
     )
-    with pytest.raises(ValueError, match="needs one"):
+    with pytest.raises(ValueError, match="sparsity: expected a number"):
         activation_sparsity.get_activation_context("block_2,2")
-    with pytest.raises(ValueError, match="needs one"):
+    with pytest.raises(ValueError, match="sparsity: expected a number"):
         outputs(activation_sparsity.add_activation_sparsity(Block((2, 2))))
     with pytest.raises(ValueError, match="Sparsity type"):
         activation_sparsity.get_activation_context("sparse")

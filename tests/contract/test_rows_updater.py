@@ -205,7 +205,7 @@ def test_instant_sparsify_of_arrays_lists_and_without_distribution():
 
 
 def test_params_without_a_prunable_leaf_or_without_arrays():
-    with pytest.raises(ValueError, match=r"no leaf is prunable.*b \(4,\)"):
+    with pytest.raises(ValueError, match=r"expected a leaf that filter_fn accepts.*b \(4,\)"):
         pruner().init_state({"b": jnp.ones(4)})
     with pytest.raises(TypeError, match=r"'a/b'.*str"):
         pruner().init_state({"a": {"b": "text"}})
@@ -213,7 +213,7 @@ def test_params_without_a_prunable_leaf_or_without_arrays():
 
 def test_a_leaf_without_a_score_is_named():
     grads = {"w": None, "b": PARAMS["b"]}
-    with pytest.raises(ValueError, match="'w' is to be pruned, but has no score"):
+    with pytest.raises(ValueError, match="scores: expected one for leaf 'w'"):
         bmrpruner.SaliencyPruning(sparsity=0.5).instant_sparsify(PARAMS, grads)
 
 
@@ -224,7 +224,7 @@ def test_a_distribution_assigned_after_construction():
     updater.sparsity_distribution_fn = functools.partial(
         bmrpruner.sparsity_distributions.uniform, sparsity=0.75
     )
-    with pytest.raises(ValueError, match=r"0\.5 was given, but sparsity_distribution_fn has 0\.75"):
+    with pytest.raises(ValueError, match=r"sparsity: expected 0\.75, .* got 0\.5"):
         updater.init_state(PARAMS)
 
 
@@ -235,5 +235,5 @@ def test_a_distribution_of_another_tree_is_refused():
 
 
 def test_a_leaf_that_does_not_fit_its_type_is_named():
-    with pytest.raises(ValueError, match=r"'w'.*length 4.*divisible by 3"):
+    with pytest.raises(ValueError, match=r"'w' that is divisible by 3, got 4"):
         pruner(sparsity=2 / 3, sparsity_type=NByM(1, 3)).init_state(PARAMS)

@@ -1,24 +1,8 @@
 """The source distribution holds what the repository tracks: tests, examples and documents."""
 
 import fnmatch
-import shutil
-import subprocess
-from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parents[2]
-
-
-def tracked():
-    """The files that git tracks, or a skip where git cannot tell."""
-    if not (ROOT / ".git").exists() or shutil.which("git") is None:
-        pytest.skip("only a git checkout knows which files are tracked")
-    command = ["git", "-C", str(ROOT), "ls-files", "-z"]
-    listed = subprocess.run(command, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        pytest.skip(f"git does not list its files: {listed.stderr.strip()}")
-    return [name for name in listed.stdout.split("\0") if name]
+from repository import ROOT, tracked
 
 
 def is_in_manifest(name, lines):

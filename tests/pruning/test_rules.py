@@ -95,14 +95,14 @@ def test_groups_go_by_layer(kind, sparsity):
 
 
 BAD = {
-    "unknown algorithm": (("sn", 0.5), "'sn' is not one of .* Did you mean 'snr'"),
+    "unknown algorithm": (("sn", 0.5), "got 'sn'.* Did you mean 'snr'"),
     "neither": (("snr",), "exactly one of them, got 0"),
     "both": (("snr", 0.5, 1.0), "exactly one of them, got 2"),
     "sparsity of 2": (("snr", 2.0), r"sparsity: expected a number in \[0, 1\]"),
     "scope": (("snr", 0.5, None, "world"), "scope: expected one of global, layer"),
-    "N:M and a sparsity": (("snr", 0.5, None, None, "2:4"), "2:4 pruning takes neither"),
+    "N:M and a sparsity": (("snr", 0.5, None, None, "2:4"), "expected neither with 2:4"),
     "global groups": (("snr", 0.5, None, "global", "4x4"), "single weights are ranked globally"),
-    "type": (("snr", 0.5, None, None, "two of four"), "Sparsity type 'two of four' is not known"),
+    "type": (("snr", 0.5, None, None, "two of four"), "Sparsity type: .* got 'two of four'"),
 }
 
 
@@ -114,13 +114,13 @@ def test_impossible_rules_are_named(arguments, message):
 
 def test_what_does_not_fit_the_network_is_named():
     mean, posterior = network()
-    with pytest.raises(ValueError, match="SNRPruning reads a posterior, and there is none"):
+    with pytest.raises(ValueError, match="posterior: expected one for SNRPruning"):
         pruning.prune(mean, Rule("snr", sparsity=0.5))
-    with pytest.raises(ValueError, match=r"include: 'conv\*' matches none of layer_0/bias"):
+    with pytest.raises(ValueError, match=r"include: expected a pattern of .*, got 'conv\*'"):
         pruning.prune(mean, Rule("snr", sparsity=0.5, include=("conv*",)), posterior)
-    with pytest.raises(ValueError, match="not divisible by 5"):
+    with pytest.raises(ValueError, match="divisible by 5"):
         pruning.prune(mean, Rule("snr", sparsity_type="2:5"), posterior)
-    with pytest.raises(ValueError, match="'saliency' is not one of"):
+    with pytest.raises(ValueError, match=r"algorithm: expected one of .* got 'saliency'"):
         pruning.prune(mean, Rule("saliency", sparsity=0.5), posterior)
 
 
