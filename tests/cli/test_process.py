@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -13,9 +14,12 @@ from bmrpruner.cli import interrupt
 from tests.cli.commands import SWEEP, run_json
 
 
-def command(*words, **options):
+def command(*words, ahead=(), **options):
+    """The command as a process that imports this tree, and first what is in `ahead`."""
+    path = os.pathsep.join(map(str, [*ahead, Path(__file__).parents[2]]))
     return subprocess.Popen(
         [sys.executable, "-m", "bmrpruner", *words],
+        env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -79,8 +83,7 @@ def test_without_the_extra_it_is_named(work):
 def test_control_c_during_import_ends_in_one_line(tmp_path):
     # A package that the command line imports, and that is interrupted just then.
     (tmp_path / "tyro.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
-    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = command("inspect", "nowhere.npz", env={**os.environ, "PYTHONPATH": path})
+    process = command("inspect", "nowhere.npz", ahead=[tmp_path], cwd=tmp_path)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert out == ""
