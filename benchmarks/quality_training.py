@@ -66,7 +66,11 @@ def count_steps(examples: int, epochs: int, warmup: int) -> int:
 
 
 def make_pruner(algorithm: str, sparsity: float | None, steps: int = 0) -> bmrpruner.BaseUpdater:
-    """A pruner by its registry name, or 'cold_bmr'; with the cubic schedule if there are steps."""
+    """A pruner by its registry name, or 'cold_bmr'; with the cubic schedule if there are steps.
+
+    A name that begins with `global_` is that of an algorithm that ranks the whole network, by its
+    scores as they are.
+    """
     options: dict[str, Any] = {}
     if steps:
         every = max(1, steps // 120)
@@ -76,7 +80,7 @@ def make_pruner(algorithm: str, sparsity: float | None, steps: int = 0) -> bmrpr
     if algorithm == "cold_bmr":
         algorithm, options["temperature"] = "global_bmr", COLD
     if algorithm.startswith("global_"):
-        options["use_normalization"] = False
+        algorithm, options["scope"] = algorithm.removeprefix("global_"), "global"
     return bmrpruner.create_updater_from_config(
         algorithm=algorithm, dist_type="uniform", sparsity=sparsity, **options
     )

@@ -32,7 +32,7 @@ def check_positive(field: str, value: Any, *, allow_zero: bool = False) -> None:
     if not concrete(value):
         return
     number = float(value)
-    if math.isnan(number) or number < 0 or (number == 0 and not allow_zero):
+    if not 0 <= number < math.inf or (number == 0 and not allow_zero):
         raise ValueError(
             f"{field}: expected a number {'>= 0' if allow_zero else '> 0'}, got {value}."
         )

@@ -110,10 +110,10 @@ def make_jobs(sparsities: tuple[float, ...]) -> list[Job]:
     """The dense networks first: the one-shot jobs prune these."""
     pruners = [
         ("AdamW", "random"),
-        ("AdamW", "global_magnitude"),
-        ("IVON", "global_magnitude"),
-        ("IVON", "global_snr"),
-        ("IVON", "global_bmr"),
+        ("AdamW", "magnitude"),
+        ("IVON", "magnitude"),
+        ("IVON", "snr"),
+        ("IVON", "bmr"),
     ]
     dense = [Job("dense", optimizer, "no_prune", 0.0) for optimizer in ("AdamW", "IVON")]
     jobs = [
@@ -126,13 +126,12 @@ def make_jobs(sparsities: tuple[float, ...]) -> list[Job]:
 
 
 def make_pruner(job: Job, **schedule: int) -> bmrpruner.BaseUpdater:
-    """A pruner by its registry name; all but the random one rank the whole network's weights."""
-    options = {"use_normalization": False} if job.algorithm.startswith("global_") else {}
+    """A pruner by its registry name, which ranks the weights of the whole network together."""
     return bmrpruner.create_updater_from_config(
         algorithm=job.algorithm,
         dist_type="uniform",
         sparsity=job.sparsity,
-        **options,
+        scope="global",
         **schedule,
     )
 

@@ -54,8 +54,8 @@ class Run:
     @property
     def method(self) -> str:
         """Optimizer and score, for a legend."""
-        score = self.algorithm.removeprefix("global_")
-        return self.optimizer if score == "no_prune" else f"{self.optimizer} + {score}"
+        is_dense = self.algorithm == "no_prune"
+        return self.optimizer if is_dense else f"{self.optimizer} + {self.algorithm}"
 
 
 def progress_bar() -> rich.progress.Progress:
@@ -186,7 +186,7 @@ def draw_reliability(dataset: str, runs: list[Run]) -> Any:
 
 def select(runs: list[Run], mode: str, sparsity: float) -> list[Run]:
     """The BMR runs of a mode and sparsity."""
-    return [r for r in runs if (r.mode, r.algorithm, r.sparsity) == (mode, "global_bmr", sparsity)]
+    return [r for r in runs if (r.mode, r.algorithm, r.sparsity) == (mode, "bmr", sparsity)]
 
 
 def draw_layers(dataset: str, runs: list[Run]) -> Any:

@@ -69,7 +69,7 @@ def expand(words: Sequence[str]) -> list[str]:
     expanded: list[str] = []
     for word in words:
         if word.startswith("@"):
-            expanded += shlex.split(_text(word[1:]), comments=True)
+            expanded += _from_text(word[1:])
         elif word.startswith("--config="):
             expanded += word.split("=", 1)
         else:
@@ -140,13 +140,22 @@ def named_number(word: str) -> tuple[str, float]:
         raise ValueError(f"expected algorithm=number, got {word!r}") from None
 
 
+def _from_text(name: str) -> list[str]:
+    text = _text(name)
+    try:
+        return shlex.split(text, comments=True)
+    except ValueError as error:
+        raise UsageError(f"{name}: expected words as in a shell, got {error}") from error
+
+
 def _from_yaml(name: str) -> list[str]:
     """Read options from a mapping: lists become words with commas, true and false flags."""
     import yaml
 
+    text = _text(name)
     try:
-        options = yaml.safe_load(_text(name))
-    except yaml.YAMLError as error:
+        options = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"{name}: expected YAML, got {error}") from error
     if not isinstance(options, dict):
         kind = type(options).__name__

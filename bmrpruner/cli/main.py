@@ -16,35 +16,8 @@ from bmrpruner import files, pruning, study
 from bmrpruner._checks import check_seed
 from bmrpruner.cli import interrupt, tables
 from bmrpruner.cli.arguments import comma_separated, maybe, named_number, parse
-
-ABOUT = "Prune a trained network or a posterior, see how far it can go, and report it."
-EXAMPLES = {
-    "": """\
-  bmrpruner inspect posterior.npz
-  bmrpruner prune posterior.npz --algorithm global_snr --sparsity .9 --out pruned.npz
-  bmrpruner sweep posterior.npz --data mnist/ --out results/
-  bmrpruner report results/""",
-    "inspect": """\
-  bmrpruner inspect posterior.npz
-  bmrpruner inspect checkpoint.safetensors --json | jq .weights
-  bmrpruner inspect posterior.npz --prior-precision 10     # ΔF for the prior N(0, 1/10)""",
-    "prune": """\
-  bmrpruner prune posterior.npz --algorithm global_snr --sparsity .9 --out pruned.npz
-  bmrpruner prune posterior.npz --algorithm snr --threshold 1 --out pruned.safetensors --packed
-  bmrpruner prune posterior.npz --evidence --exclude 'head/*' --out pruned.npz
-  bmrpruner prune posterior.npz --evidence --temperature .1 --out pruned.npz
-  bmrpruner prune checkpoint.safetensors --algorithm magnitude --type 2:4 --out pruned.npz
-  bmrpruner prune @args.txt --force                        # options from a file, and one more""",
-    "sweep": """\
-  bmrpruner sweep posterior.npz --data mnist/ --out results/
-  bmrpruner sweep net.npz --model mynet:forward --data test.npz --ood other.npz --out results/
-  bmrpruner sweep posterior.npz --data mnist/ --thresholds snr=.5,bmr=0 --out results/
-  bmrpruner sweep posterior.npz --data mnist/ --temperature .1 --out results/
-  bmrpruner sweep --config sweep.yaml --resume             # after Ctrl-C""",
-    "report": """\
-  bmrpruner report results/
-  bmrpruner report results/ --out study.html --force""",
-}
+from bmrpruner.cli.examples import ABOUT, EXAMPLES
+from bmrpruner.files.formats import check_writable
 
 Words = Annotated[tuple[str, ...], comma_separated(str, "A,B,...")]
 Numbers = Annotated[tuple[float, ...], comma_separated(float, "X,Y,...")]
@@ -145,6 +118,7 @@ class Prune:
             temperature=self.temperature,
             **vars(self.where),
         )
+        check_writable(self.out, self.force)
         with _naming(self.file):
             done = pruning.prune_file(
                 self.file, self.out, rule, self.force, self.packed, self.prior_precision
@@ -193,10 +167,14 @@ class Sweep:
     def __call__(self) -> None:
         """Sweep, with progress on stderr, and print the table."""
         check_seed("seed", self.seed)
+        thresholds = dict(self.thresholds)
+        if len(thresholds) != len(self.thresholds):
+            given = ", ".join(name for name, _ in self.thresholds)
+            raise ValueError(f"thresholds: expected one for each algorithm, got {given}.")
         rules = study.make_rules(
             self.algorithms or study.default_algorithms(self.where.sparsity_type),
             self.sparsities,
-            dict(self.thresholds),
+            thresholds,
             self.temperature,
             seed=self.seed,
             **vars(self.where),
@@ -280,6 +258,8 @@ def run(words: Sequence[str]) -> int:
         return _fail(str(stop) or "interrupted.")
     except (ValueError, TypeError, OSError, ImportError, RuntimeError) as error:
         return _fail(str(error))
+    except (MemoryError, OverflowError) as error:
+        return _fail(f"the numbers asked for are too large: {str(error) or type(error).__name__}")
     return 0
 
 

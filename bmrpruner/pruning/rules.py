@@ -7,7 +7,7 @@ import fnmatch
 from typing import Any
 
 from bmrpruner import api
-from bmrpruner._checks import check_sparsity, did_you_mean
+from bmrpruner._checks import check_seed, did_you_mean
 from bmrpruner._tree import Key, PyTree, is_prunable, join, keyed_leaves
 from bmrpruner.base_updater import BaseUpdater
 from bmrpruner.posteriors import DiagonalGaussian
@@ -62,8 +62,7 @@ class Rule:
                 f"algorithm: expected one of {', '.join(known)}, which prune without training, "
                 f"got {self.algorithm!r}." + did_you_mean(self.algorithm, known)
             )
-        if self.sparsity is not None:
-            check_sparsity("sparsity", self.sparsity)
+        check_seed("seed", self.seed)
         is_pattern = isinstance(parse_sparsity_type(self.sparsity_type), NByM)
         if not (self._class.decides_sparsity or is_pattern) and self._asks_nothing:
             raise ValueError("sparsity, threshold: expected exactly one of them, got 0.")

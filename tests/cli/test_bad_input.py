@@ -30,6 +30,10 @@ def spoil(name):
             files.write_tensors(posterior, {"dense/kernel": np.ones((12, 10))}, force=True)
         case "yaml":
             Path("bad.yaml").write_text("{")
+        case "deep":
+            Path("bad.yaml").write_text("[" * 3000)
+        case "quote":
+            Path("bad.txt").write_text("posterior.npz --out 'pruned.npz")
         case "list":
             Path("bad.yaml").write_text("- 1")
         case "module":
@@ -136,6 +140,14 @@ BAD = {
     ),
     "configuration without a name": ("", ("prune", "--config"), "the name of a YAML file"),
     "bad YAML": ("yaml", ("prune", "--config", "bad.yaml"), "bad.yaml: expected YAML"),
+    "words without an end": ("quote", ("prune", "@bad.txt"), "bad.txt: expected words"),
+    "YAML without an end": ("deep", ("prune", "--config", "bad.yaml"), "bad.yaml: expected YAML"),
+    "two thresholds": (
+        "",
+        (*SWEEP, "--thresholds", "snr=.5,bmr=0,snr=.6"),
+        "thresholds: expected one for each algorithm, got snr, bmr, snr",
+    ),
+    "samples beyond all memory": ("", (*SWEEP, "--samples", str(2**40)), "too large"),
     "a seed of 2**70": ("", (*PRUNE, "--sparsity", ".5", "--seed", str(2**70)), "seed: expected"),
     "a seed of 2**32": ("", (*PRUNE, "--sparsity", ".5", "--seed", str(2**32)), "seed: expected"),
     "a seed below 0": ("", (*PRUNE, "--sparsity", ".5", "--seed", "-1"), "seed: expected"),

@@ -12,8 +12,8 @@ NAMES = {
     "[bold]kernel[/bold]": "[bold]kernel[/bold]",
     "layer:smile:": "layer:smile:",
     "red\x1b[31m": "red\\x1b[31m",
-    "bell\a, back\b, return\r": "bell\\x07, back\\x08, return\\r",
-    "two\nlines\tof": "two\\nlines\\tof",
+    "bell\a, back\b": "bell\\x07, back\\x08",
+    "two\r\nlines\tof": "two\\r\\nlines\\tof",
     "csi\x9b31m": "csi\\x9b31m",
     "turned\u202eround": "turned\\u202eround",
     "half\udc80": "half\\udc80",
@@ -25,7 +25,7 @@ NAMES = {
 @pytest.fixture
 def network(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # The archive format has no half characters.
+    # An archive cannot hold lone surrogates.
     tensors = {name: np.array([[1.0, 2.0]]) for name in NAMES if "\udc80" not in name}
     files.write_tensors("net.npz", tensors)
     return tensors
@@ -64,11 +64,9 @@ def test_files_with_such_names(network, capsys):
     assert "out[b]\\x1b[31m.npz" in err
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if len(name) < 99 and "\n" not in name])
 @pytest.mark.parametrize("words", [("inspect",), ("report",), ("prune", "x.npz", "--algorithm")])
 def test_errors_hold_the_name(network, capsys, words, name):
-    if "\n" in name or "\r" in name or "long" in name:
-        return
     options = ("--sparsity", ".5", "--out", "p.npz") if words[0] == "prune" else ()
     code, _, err = run(capsys, *words, name, *options)
     assert code == 2

@@ -6,16 +6,22 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from bmrpruner.cli import interrupt
 from tests.cli.commands import SWEEP, run_json
 
+ROOT = Path(__file__).parents[2]
 
-def command(*words, **options):
+
+def command(*words, ahead=(), **options):
+    """The command as a process that imports this tree, and first what is in `ahead`."""
+    path = os.pathsep.join(map(str, [*ahead, ROOT]))
     return subprocess.Popen(
         [sys.executable, "-m", "bmrpruner", *words],
+        env={**os.environ, "PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -79,9 +85,23 @@ def test_without_the_extra_it_is_named(work):
 def test_control_c_during_import_ends_in_one_line(tmp_path):
     # A package that the command line imports, and that is interrupted just then.
     (tmp_path / "tyro.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
-    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
-    process = command("inspect", "nowhere.npz", env={**os.environ, "PYTHONPATH": path})
+    process = command("inspect", "nowhere.npz", ahead=[tmp_path], cwd=tmp_path)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert out == ""
     assert err == "bmrpruner: interrupted.\n"
+
+
+def test_control_c_while_the_package_itself_is_imported(tmp_path):
+    """The installed command starts outside of the package."""
+    (tmp_path / "optax.py").write_text("import signal\nsignal.raise_signal(signal.SIGINT)\n")
+    code = "import bmrpruner_command; bmrpruner_command.main()"
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+    )
+    assert process.returncode == 2
+    assert process.stderr == "bmrpruner: interrupted.\n"

@@ -132,3 +132,21 @@ def test_posterior_scale_and_draws():
         assert jax.tree.structure(draws) == jax.tree.structure(params)
         np.testing.assert_array_equal(draws["first"]["kernel"][..., ::2], 0)
         assert abs(float(noise["first"]["kernel"][..., 1::2].std()) - 0.2) < 0.005
+
+
+def test_post_gradient_update_and_straight_through_take_its_state():
+    model = Net(nnx.Rngs(0))
+    pruner = bmrpruner.MagnitudePruning(sparsity=0.5, use_packed_masks=True)
+    optimizer = nnx.Optimizer(model, pruner.wrap_optax(optax.sgd(0.1)), wrt=nnx.Param)
+    keep = jnp.arange(128).reshape(8, 16) % 2
+    optimizer.opt_state.masks["first"]["kernel"][...] = jnp.packbits(keep)
+    for params in (nnx.state(model, nnx.Param), nnx.as_pure(nnx.state(model, nnx.Param))):
+        pruned = pruner.post_gradient_update(params, optimizer.opt_state)
+        assert jax.tree.structure(pruned) == jax.tree.structure(params)
+        expected = np.asarray(params["first"]["kernel"][...]) * keep
+        np.testing.assert_array_equal(pruned["first"]["kernel"][...], expected)
+    ste = bmrpruner.SteMagnitudePruning(sparsity=0.5)
+    optimizer = nnx.Optimizer(model, ste.wrap_optax(optax.sgd(0.1)), wrt=nnx.Param)
+    pure = nnx.as_pure(nnx.state(model, nnx.Param))
+    forward = ste.pre_forward_update(pure, optimizer.opt_state)
+    assert int(jnp.sum(forward["first"]["kernel"] == 0)) == 64
