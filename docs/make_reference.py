@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import itertools
 import pkgutil
 import sys
 from pathlib import Path
@@ -81,7 +82,7 @@ def constants() -> dict[str, str]:
     texts: dict[str, str] = {}
     for path in sorted(Path(bmrpruner.__path__[0]).rglob("*.py")):
         body = ast.parse(path.read_text(encoding="utf-8")).body
-        for statement, after in zip(body, body[1:], strict=False):
+        for statement, after in itertools.pairwise(body):
             match statement, after:
                 case (
                     ast.Assign(targets=[ast.Name(name)]) | ast.AnnAssign(target=ast.Name(name)),

@@ -67,7 +67,7 @@ def test_files_are_short():
 
 
 def compared_texts(tree):
-    """The texts that a module compares something with, and the prefixes and suffixes it asks for."""
+    """Texts that something is compared with; True beside the prefixes and suffixes asked for."""
     for node in ast.walk(tree):
         is_call = isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
         asks_end = is_call and node.func.attr in ("startswith", "endswith")

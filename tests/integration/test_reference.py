@@ -60,7 +60,7 @@ def test_the_file_is_current():
 def test_signatures_hold_only_plain_defaults():
     """A default that is an object would show its address, or how its library prints it."""
 
-    def example(a, /, b=1.5, c="x", d=None, e=(), *rest, f=object(), g=len, **more):
+    def example(a, /, b=1.5, c="x", d=None, e=(), *rest, f=PATTERN, g=len, **more):
         return a, b, c, d, e, rest, f, g, more
 
     def only_keyword(a, *, b=PATTERN):
