@@ -1,4 +1,4 @@
-"""Checks of what users hand in: messages that name the field, what was given, what is allowed."""
+"""Checks of values from users; messages name the field, what is expected and what was given."""
 
 from __future__ import annotations
 

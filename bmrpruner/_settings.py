@@ -10,7 +10,7 @@ from bmrpruner._checks import accepted, check_sparsity, concrete, did_you_mean
 from bmrpruner.sparsity_types import NByM, Unstructured
 
 SCOPES = ("global", "layer")
-# Fields that are short for binding the arguments of these names to the distribution.
+# Fields that are bound to the arguments of the same names of the distribution.
 BOUND = ("sparsity", "filter_fn", "custom_sparsity_map")
 
 

@@ -49,7 +49,7 @@ def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> 
     Args:
       sparsity_config: `ml_collections.ConfigDict`, any mapping, or an object with attributes. It
         is not modified.
-      **settings: The same settings as keywords; they win over the configuration.
+      **settings: The same settings as keywords; they override the configuration.
 
     Settings:
       algorithm: A registered name.

@@ -72,7 +72,7 @@ class BaseUpdater:
       ([[0.0, -3.0], [2.0, 0.0]], None)
     """
 
-    # What a class says of itself.
+    # What an algorithm needs or decides; a subclass overrides them.
     needs_training: ClassVar[bool] = False  # cannot prune by parameters and a posterior alone
     reads_posterior: ClassVar[bool] = False
     decides_sparsity: ClassVar[bool] = False  # `sparsity` is an upper bound that may be left out

@@ -1,4 +1,4 @@
-"""The algorithms: each a score, and for some a rule of their own for the masks."""
+"""The algorithms: classes that compute scores and, some of them, the masks as well."""
 
 from bmrpruner.algorithms.acdc import ACDC
 from bmrpruner.algorithms.adam_fisher import AdamBasedFisherPruning

@@ -97,7 +97,7 @@ class ACDC(MagnitudePruning):
 
     @scheduler.setter
     def scheduler(self, scheduler: Any) -> None:
-        """No other schedule has a say."""
+        """Ignore the schedule: the fields give the phases."""
 
     def update_state(
         self, sparse_state: SparseState, params: PyTree, grads: PyTree, **kwargs: Any

@@ -111,7 +111,7 @@ def get_activation_context(
     match = re.fullmatch(r"(.+?)(?:_([01]?\.\d+))?", sparsity_string)
     name, number = match.groups() if match else (sparsity_string, None)
     sparsity = None if number is None else float(number)
-    _sparsify_fn(parse_sparsity_type(name), sparsity)  # complain here, not when it is entered
+    _sparsify_fn(parse_sparsity_type(name), sparsity)  # raise here, not when the context is entered
     return add_activation_sparsity(parse_sparsity_type(name), sparsity, allowlist)
 
 

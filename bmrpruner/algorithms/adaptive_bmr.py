@@ -1,4 +1,4 @@
-"""Bayesian model reduction that decides itself how many weights go."""
+"""Bayesian model reduction in rounds, which decides how many weights go."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from bmrpruner.sparse_state import AdaptiveState, Rounds
 @register_algorithm("adaptive_bmr")
 @dataclasses.dataclass(eq=False)
 class AdaptiveBMR(BMRPruning):
-    """Prune what the evidence says, round by round, while the posterior refits in between.
+    """Prune by the evidence in rounds, between which training refits the posterior.
 
     In each round a weight (or group) qualifies if ΔF reaches the current log-odds. These relax over
     the schedule from `log_odds` to 0: at first only what the data clearly prefer gone, at the end
@@ -29,9 +29,9 @@ class AdaptiveBMR(BMRPruning):
     most `max_share` of what is left: ΔF is exact for one weight at a time, and a bound keeps many
     that look removable one by one from going at once. When nothing qualifies, nothing goes.
 
-    It is the refit in between that makes the difference. A factorised ΔF knows nothing of the other
-    weights: of two that do the same work both look dispensable, until one is gone and the other has
-    been refitted. On a posterior that stays as it is, the rounds end where one pass would.
+    The refit in between matters: a factorised ΔF does not see that two weights do the same work, so
+    both look removable until one is gone and the other has been refitted. On a posterior that stays
+    as it is, the rounds prune what one pass would.
 
     The ranking is over the whole network, in nats. `sparsity` is an upper bound; by default there
     is none. There is no `threshold`: `log_odds` is the one that the first round asks for.

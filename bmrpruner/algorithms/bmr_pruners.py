@@ -182,7 +182,7 @@ class PosteriorVariancePruning(PosteriorPruning):
 @register_algorithm("uncertainty_magnitude")
 @dataclasses.dataclass(eq=False)
 class UncertaintyMagnitudePruning(PosteriorPruning):
-    """Keep the weights of large signal plus noise: a weight that may yet matter stays.
+    """Keep the weights of largest |μ| + σ, so that uncertain ones stay.
 
     https://arxiv.org/abs/2501.06962.
 

@@ -83,7 +83,7 @@ class SteBMRPruning(SteMixin, BMRPruning):
 
     With IVON, take the gradients around the masked weights:
     `noisy_value_and_grad(loss_fn, state, pruner.pre_forward_update(params, state), key)`. The noise
-    stays on every weight: it is what tells whether one that is not used should come back.
+    stays on every weight, so that the posterior tells whether an unused one should come back.
 
     Example:
       >>> import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Beside the core: algorithms from papers."""
+"""JaxPruner's import paths of algorithms from papers."""
 
 from bmrpruner.projects import extensions
 

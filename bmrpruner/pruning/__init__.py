@@ -1,4 +1,4 @@
-"""Prune what is already trained: rules in words, networks in memory, checkpoints and files."""
+"""Prune what is already trained: networks in memory, checkpoints and files, by a rule."""
 
 from bmrpruner.pruning.checkpoints import prune_checkpoint, prune_file
 from bmrpruner.pruning.pruned import Pruned, prune

@@ -15,7 +15,7 @@ from bmrpruner.pruning.rules import Rule, make_updater
 
 
 class Pruned(NamedTuple):
-    """What a rule leaves.
+    """A pruned network: its parameters, posterior and masks.
 
     Attributes:
       params: The parameters (means), zero where pruned.
@@ -63,7 +63,7 @@ class Pruned(NamedTuple):
 
 
 def prune(params: PyTree, rule: Rule, posterior: DiagonalGaussian | None = None) -> Pruned:
-    """Take away what the rule says, and check that it is gone.
+    """Prune a network by a rule, and check the result against the masks.
 
     Args:
       params: Any pytree of arrays.
@@ -98,7 +98,7 @@ def _count(leaf: Any) -> int:
 
 
 def _check_gone(dense: PyTree, result: Pruned) -> None:
-    """Every weight whose mask is 0 is 0, and no other weight has changed."""
+    """Raise unless every weight whose mask is 0 is 0, and no other weight has changed."""
     before, after = dict(keyed_leaves(dense)), dict(keyed_leaves(result.params))
     for key, leaf in before.items():
         mask = result.masks.get(join(key))

@@ -16,7 +16,7 @@ from bmrpruner.sparsity_types import NByM, parse_sparsity_type
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Which weights go.
+    """A rule that says which weights to prune.
 
     The fields mean what they mean in an updater, and have the same defaults. Exactly one of
     `sparsity` and `threshold` is given; an N:M pattern needs none, and adaptive BMR takes a

@@ -18,7 +18,7 @@ NAME = "results.json"
 PICTURES = {
     "metrics.png": "Metrics against sparsity; bands are one standard error",
     "histograms.png": "Weights and signal-to-noise ratios, before and after",
-    "reliability.png": "Is it right as often as it says?",
+    "reliability.png": "Accuracy against confidence",
     "layers.png": "What is left of each layer",
 }
 _WITH_ERRORS = ("accuracy", "nll", "ece", "ood_auroc")
@@ -27,7 +27,7 @@ COLUMNS = (*(f"{name}{end}" for name in _WITH_ERRORS for end in ("", "_se")), "b
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """What a sweep found.
+    """The results of a sweep.
 
     Attributes:
       settings: What the numbers depend on, besides the rules.

@@ -28,7 +28,7 @@ Point = dict[str, Any]
 
 
 def default_algorithms(sparsity_type: str = "unstructured") -> tuple[str, ...]:
-    """What a sweep compares unless it is told otherwise.
+    """The algorithms that a sweep compares by default.
 
     Args:
       sparsity_type: What goes together. Single weights are ranked over the whole network, groups
@@ -122,7 +122,7 @@ def sweep(
     left = [rule for rule in rules if keys[rule] not in points]
     params, posterior = checkpoint.params, checkpoint.posterior
     if left:
-        evaluator([Pruned(params, posterior, {})])  # compiles, which is no point's time
+        evaluator([Pruned(params, posterior, {})])  # compiles before the first point is timed
     for start in range(0, len(left), evaluator.width):
         group = left[start : start + evaluator.width]
         began = time.perf_counter()

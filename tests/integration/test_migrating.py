@@ -28,6 +28,15 @@ def test_every_name_exists(module, names):
         assert hasattr(found, name), name
 
 
+def test_paths_under_projects_are_re_exports():
+    for module, names in ROWS:
+        if module.startswith("projects."):
+            old = importlib.import_module(f"bmrpruner.{module}")
+            new = importlib.import_module(f"bmrpruner.algorithms.{module.rpartition('.')[2]}")
+            for name in re.findall(r"`(\w+)`", names):
+                assert getattr(old, name) is getattr(new, name), name
+
+
 def test_the_first_block_is_at_the_top():
     first = TABLE[: TABLE.index("| | |")]
     for name in re.findall(r"`(\w+)`", first.split("|---|---|")[1].replace("`P.", "")):

@@ -1,4 +1,4 @@
-"""JaxPruner's import paths of algorithms from papers."""
+"""JaxPruner's import paths of `acdc`, `adam_fisher` and `iterative_nm`."""
 
 from bmrpruner.projects.extensions import acdc, adam_fisher, iterative_nm
 
