@@ -344,7 +344,7 @@ def _read(
 
     columns = [lax.broadcast_in_dim(column, scores.shape, (0,)) for column in rows(table).T]
     key = order_key(scores.astype(kind)).astype(table.dtype)
-    index = lax.full_like(key, zero)
+    index = lax.full_like(key, 0) + zero
     for axis, size in enumerate(scores.shape[1:], start=1):
         if size > 1:
             position = lax.broadcasted_iota(key.dtype, scores.shape, axis)
