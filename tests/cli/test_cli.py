@@ -109,6 +109,7 @@ def test_tables_are_printed(work, capsys):
     assert "With --packed" not in run(capsys, *PRUNE, "--sparsity", ".5", "--packed", "--force")[1]
 
 
+@pytest.mark.slow
 def test_sweep_then_report(work, capsys):
     code, out, err = run(capsys, *SWEEP, *FAST, "--thresholds", "snr=.5,bmr=0")
     assert code == 0, err
@@ -286,6 +287,7 @@ def command(*words, **options):
     )
 
 
+@pytest.mark.slow
 def test_control_c_leaves_what_is_done_and_the_rest_is_resumed(work, capsys):
     many = ("--sparsities", ",".join(str(i / 200) for i in range(200)), "--algorithms", "snr")
     process = command(*SWEEP, *many, cwd=work)
@@ -321,6 +323,7 @@ def test_a_second_control_c_does_not_wait():
     assert signal.getsignal(signal.SIGINT) is before
 
 
+@pytest.mark.slow
 def test_the_module_runs(work):
     process = command("inspect", "posterior.npz", "--json", cwd=work)
     out, err = process.communicate(timeout=60)
@@ -328,6 +331,7 @@ def test_the_module_runs(work):
     assert json.loads(out)["weights"] == 352
 
 
+@pytest.mark.slow
 def test_without_the_extra_it_is_named(work):
     code = "import sys; sys.modules['tyro'] = None; import bmrpruner.__main__ as m; m.main()"
     process = subprocess.run(

@@ -11,6 +11,8 @@ import pytest
 
 from tests.idx_files import idx, write_split
 
+pytestmark = pytest.mark.slow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 import data  # noqa: E402

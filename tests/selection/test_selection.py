@@ -202,6 +202,7 @@ def test_strict_promotion():
     assert_masks(masks, [sorted_masks([x], n)[0] for x, n in ((SCORES, 3), (SCORES[0], 2))])
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
 def test_needs_no_memory_beside_scores_and_masks(kind):
     leaves = [jax.ShapeDtypeStruct(shape, kind) for shape in ((64, 512), (3, 3, 32, 64))]
@@ -235,6 +236,7 @@ def test_says_what_it_needs():
     assert [mask.shape for mask in masks] == [(2**31,)] * 2
 
 
+@pytest.mark.compiled
 def test_small_arrays_are_read_together():
     def keys(number):
         arrays = [jnp.ones((1, 30 + i)) for i in range(number)]
@@ -333,6 +335,8 @@ def check_on_a_mesh(axis_type):
     assert_masks([masks], [np.stack([sorted_masks([row], 5)[0] for row in hosts[0]])])
 
 
+@pytest.mark.slow
+@pytest.mark.compiled
 def test_on_a_mesh():
     flags = "--xla_force_host_platform_device_count=8"
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
