@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
 # bash run.sh [options]   set up .venv and run the main job (options: bash run.sh --help)
-# bash run.sh test        set up .venv and run the tests
+# bash run.sh test        set up .venv and run the tests (options: those of pytest)
+# VENV=DIR bash run.sh    use another directory than .venv
 set -euo pipefail
 cd "$(dirname "$0")"
 
 python=${PYTHON:-python3}
+venv=${VENV:-.venv}
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
   echo "error: need Python 3.11 or newer; name one with PYTHON=/path/to/python bash run.sh" >&2
   exit 2
@@ -14,16 +16,16 @@ extra=examples
 if [[ ${1:-} == test ]]; then extra=dev; fi
 
 # Install once, and again when the requirements change.
-stamp=.venv/installed-$extra-$(cksum <pyproject.toml | cut -d' ' -f1)
+stamp=$venv/installed-$extra-$(cksum <pyproject.toml | cut -d' ' -f1)
 if [[ ! -e $stamp ]]; then
-  echo "Setting up .venv (once, about a minute) ..."
-  "$python" -m venv .venv
-  .venv/bin/python -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
+  echo "Setting up $venv (once, about a minute) ..."
+  "$python" -m venv "$venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --editable ".[$extra]"
   touch "$stamp"
 fi
 
 if [[ ${1:-} == test ]]; then
   shift
-  exec .venv/bin/python -m pytest --numprocesses 2 "$@"
+  exec "$venv/bin/python" -m pytest --numprocesses 2 "$@"
 fi
-exec .venv/bin/python examples/prune.py "$@"
+exec "$venv/bin/python" examples/prune.py "$@"

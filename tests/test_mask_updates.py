@@ -110,6 +110,7 @@ def test_extra_arguments_reach_the_scores_and_the_inner_optimizer():
     assert seen == {"importance": 3, "value": 4}
 
 
+@pytest.mark.compiled
 @pytest.mark.parametrize("algorithm", ["magnitude", "global_magnitude"])
 def test_nothing_is_copied_where_masks_stay(algorithm):
     """Parameters, moments and masks are updated in place; only a mask update needs room."""

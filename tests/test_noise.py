@@ -237,6 +237,7 @@ def test_empty_tree():
     assert normal_like(jax.random.key(0), {"a": None}) == {"a": None}
 
 
+@pytest.mark.compiled
 def test_rows_differ_when_the_index_outgrows_32_bits():
     words = jnp.array([5, 6], jnp.uint32)
     corner = jax.jit(lambda w: _noise._bits(w, (2, 3, 2**31))[:, :, :8])
@@ -264,6 +265,8 @@ assert not any(op in text for op in ("all-gather", "all-reduce", "all-to-all", "
 """
 
 
+@pytest.mark.slow
+@pytest.mark.compiled
 def test_sharding_changes_no_value_and_needs_no_communication():
     env = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=4",

@@ -65,6 +65,7 @@ def test_without_a_refit_rounds_end_where_one_pass_does():
     np.testing.assert_array_equal(one_pass[0], masks)
 
 
+@pytest.mark.slow
 def test_a_trained_posterior_collapses_because_weights_matter_together(data_dir):
     """On a mean-field MNIST network, one pass of ΔF > 0 loses 21 points where SNR loses none.
 

@@ -58,6 +58,7 @@ def test_tables_are_printed(work, capsys):
     assert "With --packed" not in run(capsys, *PRUNE, "--sparsity", ".5", "--packed", "--force")[1]
 
 
+@pytest.mark.slow
 def test_sweep_then_report(work, capsys):
     code, out, err = run(capsys, *SWEEP, *FAST, "--thresholds", "snr=.5,bmr=0")
     assert code == 0, err

@@ -13,6 +13,8 @@ import pytest
 from bmrpruner.cli import interrupt
 from tests.cli.commands import SWEEP, run_json
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

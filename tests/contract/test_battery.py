@@ -15,6 +15,8 @@ from bmrpruner import posteriors
 from bmrpruner._tree import arrays, is_array, map_leaves
 from tests.conftest import TREES, dict_params
 
+pytestmark = pytest.mark.slow
+
 # A class that has two names runs under the first.
 NAMES = {algorithm: name for name, algorithm in reversed(bmrpruner.ALGORITHM_REGISTRY.items())}
 NAMES = tuple(reversed(NAMES.values()))

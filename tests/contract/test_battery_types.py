@@ -13,6 +13,8 @@ from bmrpruner.sparsity_types import Block, Channel, NByM, Unstructured
 from tests.conftest import TREES
 from tests.contract import oracle
 
+pytestmark = pytest.mark.slow
+
 SPARSITY = 0.6
 TYPES = [Unstructured(), NByM(2, 4), Block((3, 4)), Channel(0)]
 STE = ("magnitude_ste", "random_ste", "bmr_ste")

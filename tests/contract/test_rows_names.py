@@ -60,6 +60,7 @@ def test_star_import_of_the_sparse_trainers():
     assert {"SET", "RigL", "StaticRandomSparse", "restart_inner_state"} <= names.keys()
 
 
+@pytest.mark.slow
 def test_import_does_not_start_jax():
     code = (
         "import bmrpruner, dataclasses\n"

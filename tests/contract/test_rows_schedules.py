@@ -117,6 +117,7 @@ def test_steps_are_counted_in_the_sparsity_of_vmapped_runs():
     np.testing.assert_allclose(found, [oracle.cubic(0.8, s, 0, 4) for s in range(4)], rtol=1e-6)
 
 
+@pytest.mark.compiled
 def test_the_growth_of_the_sparsity_is_computed_once_for_all_leaves():
     schedule = PolynomialSchedule(10, 0, 100)
 

@@ -6,6 +6,8 @@ import pytest
 
 from tests.examples.running import check_refused, run
 
+pytestmark = pytest.mark.slow
+
 EXAMPLE = "bayes_by_backprop.py"
 
 

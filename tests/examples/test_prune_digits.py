@@ -13,6 +13,8 @@ from tests.idx_files import idx, write_split
 sys.path.insert(0, str(EXAMPLES))
 import data
 
+pytestmark = pytest.mark.slow
+
 
 def write_dataset(directory, pack=gzip.compress, suffix=".gz"):
     rng = np.random.default_rng(0)

@@ -9,9 +9,12 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+import pytest
 from flax.training import train_state
 
 import bmrpruner as jaxpruner
+
+pytestmark = pytest.mark.slow
 
 X = jax.random.normal(jax.random.key(0), (32, 8))
 Y = jnp.sin(X.sum(-1, keepdims=True))

@@ -14,6 +14,8 @@ import pytest
 import bmrpruner
 from tests.conftest import dict_params
 
+pytestmark = pytest.mark.slow
+
 CASES = [("magnitude", True), ("global_magnitude", False), ("rigl", True), ("adaptive_bmr", False)]
 
 

@@ -11,6 +11,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 import bmrpruner
 from tests.conftest import dict_params
 
+pytestmark = pytest.mark.slow
+
 PARAMS = dict_params()
 LABELS = {"layer_0": "a", "layer_1": "b"}
 MASK = {"layer_0": True, "layer_1": False}

@@ -8,6 +8,8 @@ import pytest
 
 import bmrpruner
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -9,6 +9,8 @@ from flax import nnx
 
 import bmrpruner
 
+pytestmark = pytest.mark.slow
+
 X = jax.random.normal(jax.random.key(0), (32, 8))
 Y = jnp.sin(X.sum(-1, keepdims=True))
 

@@ -8,6 +8,8 @@ import pytest
 
 import bmrpruner
 
+pytestmark = pytest.mark.slow
+
 TEXT = (Path(__file__).parents[2] / "MIGRATING.md").read_text()
 TABLE = TEXT[TEXT.index("## Every name") :]
 ROWS = re.findall(r"^\| `P\.([\w.]+)` \| (.*) \|$", TABLE, re.MULTILINE)

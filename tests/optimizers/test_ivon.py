@@ -148,6 +148,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 def test_found_in_wrappers(wrap):
     tx = wrap(bmrpruner.ivon(0.1, ess=100, b2=0.9))
@@ -233,6 +234,7 @@ def test_wrong_types_name_their_field():
         tx.update(WIDE, state)
 
 
+@pytest.mark.slow
 def test_learning_rate_and_n_are_enough_for_an_informed_hessian():
     """Linear regression, whose Hessian is known: h leaves 0.9 for values that differ 50-fold."""
     n, scales = 2000, jnp.array([0.2, 0.4, 0.8, 1.4])

@@ -22,6 +22,7 @@ def q_at(loc, std):
     return optimizers.MeanField({"w": jnp.asarray(loc, jnp.float32)}, {"w": rho})
 
 
+@pytest.mark.slow
 def test_the_bound_is_the_known_one():
     loc, std = np.array([0.5, -1.0, 0.2]), np.array([0.1, 0.3, 0.5])
     q = q_at(loc, std)
@@ -39,6 +40,7 @@ def test_the_bound_is_the_known_one():
     np.testing.assert_allclose(grads.rho["w"], by_std * slope, atol=0.03)
 
 
+@pytest.mark.slow
 def test_it_finds_the_posterior_of_a_linear_model():
     tx = optax.adam(optax.cosine_decay_schedule(0.05, 2000))
     q = optimizers.init_mean_field({"w": jnp.zeros(3)}, std=0.1)

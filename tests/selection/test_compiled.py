@@ -6,6 +6,8 @@ import pytest
 
 from bmrpruner import selection
 
+pytestmark = pytest.mark.compiled
+
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16"])
 def test_needs_no_memory_beside_scores_and_masks(kind):

@@ -92,6 +92,8 @@ def check_on_a_mesh(axis_type):
     assert_masks([masks], [np.stack([oracle.jointly([row], 5)[0] for row in hosts[0]])])
 
 
+@pytest.mark.slow
+@pytest.mark.compiled
 def test_on_a_mesh():
     flags = "--xla_force_host_platform_device_count=8"
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}

@@ -1,6 +1,10 @@
 """Replicas of data-parallel training with IVON stay equal: four devices of one process."""
 
+import pytest
+
 from tests.sharding.test_sharding import start
+
+pytestmark = pytest.mark.slow
 
 
 def test_replicas_stay_equal():

@@ -9,8 +9,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tests.sharding import steps
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 

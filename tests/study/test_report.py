@@ -81,6 +81,7 @@ HARNESS = """<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"
 </script>"""
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt-get install)")
 def test_a_browser_shows_it_on_a_phone(directory, tmp_path):
     page = study.write_report(directory, tmp_path / "page.html").read_text()

@@ -14,6 +14,8 @@ from bmrpruner import files, metrics, pruning, study
 from bmrpruner.pruning import Rule
 from bmrpruner.study import Task, models, results
 
+pytestmark = pytest.mark.slow
+
 
 def blobs(n=200, seed=0):
     """Three clouds of points in the plane, and a posterior of a network that tells them apart."""
