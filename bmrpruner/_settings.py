@@ -163,8 +163,8 @@ def check_groups_are_layerwise(updater: Any) -> None:
     """
     if updater.threshold is None and not isinstance(updater.sparsity_type, Unstructured):
         raise UnrankableError(
-            f"scope: expected 'layer' for groups, as {type(updater).__name__} ranks only single "
-            f"weights globally, got 'global' with {updater.sparsity_type}."
+            f"scope, sparsity_type: expected 'layer' for groups, as {type(updater).__name__} "
+            f"ranks only single weights globally, got 'global' with {updater.sparsity_type}."
         )
 
 

@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import optimistix
 import pytest
 
 import bmrpruner
@@ -28,7 +27,7 @@ def types(tree):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("packed", [False, True])
 def test_types_are_the_same_from_init_on(name, packed):
-    """Weak types included: a loop or a solver that compares them takes the state as it is."""
+    """Weak types included: solvers such as Optimistix refuse a state that changes them."""
     inner = optax.adam(0.1) if name == "adam-fisher" else bmrpruner.ivon(0.1, ess=100)
     tx = make(name, use_packed_masks=packed).wrap_optax(inner, mask_updates=True)
     before = tx.init(PARAMS)
@@ -51,19 +50,6 @@ def test_equinox_compiles_once():
     for _ in range(3):
         params, state = step(params, state)
     assert len(traced) == 1
-
-
-def test_optimistix_minimises_with_a_pruned_optimizer():
-    target = jnp.arange(16.0).reshape(2, 8)
-    late = bmrpruner.OneShotSchedule(100)
-    pruner = make("magnitude", sparsity=0.75, scheduler=late)
-    tx = pruner.wrap_optax(optax.adam(0.3), mask_updates=True)
-    solver = optimistix.OptaxMinimiser(tx, rtol=1e-7, atol=1e-7)
-    found = optimistix.minimise(
-        lambda w, _: jnp.sum((w - target) ** 2), solver, jnp.ones((2, 8)), max_steps=2000
-    )
-    np.testing.assert_allclose(found.value[1, 4:], target[1, 4:], atol=0.05)
-    assert int(jnp.sum(found.value != 0)) == 4
 
 
 FOREIGN = {

@@ -32,7 +32,9 @@ def wrapped(name, **kwargs):
         "adam, global magnitude": (bmrpruner.GlobalMagnitudePruning, optax.adam(1e-2)),
         "ivon, bmr": (bmrpruner.BMRPruning, bmrpruner.ivon(0.1, ess=50)),
     }[name]
-    return make(sparsity=0.8, scheduler=SCHEDULE, **kwargs).wrap_optax(inner, mask_updates=True)
+    sparsity = None if isinstance(kwargs.get("sparsity_type"), NByM) else 0.8
+    pruner = make(sparsity=sparsity, scheduler=SCHEDULE, **kwargs)
+    return pruner.wrap_optax(inner, mask_updates=True)
 
 
 NAMES = ("adam, magnitude", "adam, global magnitude", "ivon, bmr")
