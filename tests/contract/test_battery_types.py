@@ -62,7 +62,7 @@ def fake(params, seed):
 
 
 def inner_state(params):
-    """A posterior and second moments, for whom it may concern."""
+    """A posterior and second moments, as optimizers keep them."""
     free = map_leaves(lambda x: x if is_array(x) else None, params)
     ivon = optimizers.scale_by_ivon(ess=50).init(free)._replace(hess=fake(params, 1))
     adam = optax.scale_by_adam().init(free)._replace(nu=fake(params, 2))

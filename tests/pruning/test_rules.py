@@ -101,7 +101,7 @@ BAD = {
     "sparsity of 2": (("snr", 2.0), r"sparsity: expected a number in \[0, 1\]"),
     "scope": (("snr", 0.5, None, "world"), "scope: expected one of global, layer"),
     "N:M and a sparsity": (("snr", 0.5, None, None, "2:4"), "expected neither with 2:4"),
-    "global groups": (("snr", 0.5, None, "global", "4x4"), "scope: expected 'layer' for groups"),
+    "global groups": (("snr", 0.5, None, "global", "4x4"), "expected 'layer' for groups"),
     "type": (("snr", 0.5, None, None, "two of four"), "Sparsity type: .* got 'two of four'"),
 }
 
