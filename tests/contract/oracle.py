@@ -3,7 +3,7 @@
 import jax
 import numpy as np
 
-from tests.selection import oracle as selection
+from tests.selection import by_sorting as selection
 
 
 def keep_count(size, sparsity):

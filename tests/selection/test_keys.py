@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from bmrpruner import selection
-from tests.selection import oracle
+from tests.selection import by_sorting as oracle
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float16", "float8_e4m3fn", "float8_e5m2"])

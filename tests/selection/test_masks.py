@@ -9,8 +9,8 @@ import pytest
 from hypothesis import strategies as st
 
 from bmrpruner import selection
-from tests.selection import oracle
-from tests.selection.oracle import assert_masks
+from tests.selection import by_sorting as oracle
+from tests.selection.by_sorting import assert_masks
 
 SHAPES = ((), (7,), (4, 5), (0,), (2, 3, 4), (3, 0), (1, 1, 9), (4, 5), (7,), (4, 5))
 SIZES = [int(np.prod(shape)) for shape in SHAPES]

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner import selection
-from tests.selection import oracle
-from tests.selection.oracle import assert_masks
+from tests.selection import by_sorting as oracle
+from tests.selection.by_sorting import assert_masks
 
 SCORES = np.random.default_rng(3).integers(-4, 5, (6, 8)).astype(np.float32)
 COUNTS = np.array([0, 1, 3, 5, 8, 9], np.int32)
