@@ -2,6 +2,7 @@
 
 import functools
 
+import chex
 import jax
 import jax.numpy as jnp
 import optax
@@ -31,10 +32,8 @@ CASES = [(name, "unstructured") for name in bmrpruner.all_algorithm_names()] + [
 ]
 
 
-@pytest.mark.parametrize("flag", STRICT)
-@pytest.mark.parametrize(("name", "kind"), CASES)
-def test_a_refreshing_step_under_strict_flags(name, kind, flag):
-    """Traced, at the arrays' own ranks and dtypes."""
+def make_step(name, kind="unstructured"):
+    """The wrapped optimizer, and a step that refreshes the masks."""
     settings = {} if name == "iterative_nm" or kind == "unstructured" else {"sparsity_type": kind}
     if name in ("set", "rigl"):
         settings["drop_fraction_fn"] = lambda step: 0.3  # optax's schedules mix dtypes
@@ -53,8 +52,7 @@ def test_a_refreshing_step_under_strict_flags(name, kind, flag):
         inner = bmrpruner.ivon(0.1, ess=100, clip_radius=1.0)
     tx = pruner.wrap_optax(inner, mask_updates=True)
 
-    def step(params, key):
-        state = tx.init(params)
+    def step(params, state, key):
         params = pruner.pre_forward_update(params, state)
         grads = params
         if name != "adam-fisher":
@@ -64,5 +62,44 @@ def test_a_refreshing_step_under_strict_flags(name, kind, flag):
         params = optax.apply_updates(params, updates)
         return pruner.post_gradient_update(params, state), state
 
+    return tx, step
+
+
+@pytest.mark.parametrize("flag", STRICT)
+@pytest.mark.parametrize(("name", "kind"), CASES)
+def test_a_refreshing_step_under_strict_flags(name, kind, flag):
+    """Traced, at the arrays' own ranks and dtypes, from `init` on."""
+    tx, step = make_step(name, kind)
     with STRICT[flag]():
-        jax.eval_shape(step, PARAMS, jax.random.key(2))
+        key = jax.random.key(2)
+        jax.eval_shape(lambda params, key: step(params, tx.init(params), key), PARAMS, key)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", bmrpruner.all_algorithm_names())
+def test_a_refreshing_step_with_x64(name, dtype):
+    """Parameters and state keep their types, wide or not."""
+    with jax.enable_x64(True):
+        tx, step = make_step(name)
+        params = jax.tree.map(lambda leaf: leaf.astype(dtype), PARAMS)
+        carry = params, tx.init(params)
+        after = jax.eval_shape(step, *carry, jax.random.key(2))
+        chex.assert_trees_all_equal_shapes_and_dtypes(after, carry)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", bmrpruner.all_algorithm_names())
+def test_a_refreshing_step_for_real(name):
+    """No tracer leaks, no NaN comes out, and nothing moves between host and device."""
+    tx, step = make_step(name)
+    key = jax.random.key(2)
+    carry = PARAMS, tx.init(PARAMS)
+    with jax.checking_leaks():
+        jax.eval_shape(step, *carry, key)
+    compiled = jax.jit(step)
+    with jax.debug_nans(True):
+        carry = compiled(*carry, key)
+    with jax.transfer_guard("disallow"):
+        params, state = compiled(*carry, key)
+    assert int(state.count) == 2
+    assert all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in params.values())
