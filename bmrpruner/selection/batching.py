@@ -1,8 +1,8 @@
 """One pass over many arrays, such that XLA compiles little and stores nothing of their size.
 
-The functions that read an array are the same for all arrays. What differs from array to array is a
-row of a table (thresholds, cuts, first places), which the function looks up at run time, so that
-arrays of equal shape share compiled code. Small arrays of equal size are stacked as well.
+Small arrays are stacked, as rows of one array. The function that reads a stack or a large array
+looks up at run time what belongs to it, its thresholds for example, in columns that hold a value
+for each array. So its code is the same for all arrays of one shape, and XLA compiles it once.
 
 Comments say what would grow without each measure, on two CPU cores: the time of a run on 10⁷ scores
 in one array, and of the compilation of `top_masks` for 161 arrays. `python benchmarks/speed.py
@@ -11,7 +11,7 @@ in one array, and of the compilation of `top_masks` for 161 arrays. `python benc
 
 import functools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -24,8 +24,8 @@ from bmrpruner._masks import MASK_DTYPE
 from bmrpruner.selection.keys import order_key
 from bmrpruner.selection.search import Cut, is_kept, standing
 
-# Largest array that is stacked with others of its size and dtype, which copies it. Without stacks:
-# compilation 1.2 times, a run on 161 arrays 1.3 times.
+# Largest array that is stacked with others of its dtype, which copies it. Without stacks:
+# compilation 1.4 times, a run on 161 arrays 1.3 times.
 _SMALL = 1 << 12
 
 
@@ -40,36 +40,65 @@ class Batches:
 
     def __init__(self, scores: list[jax.Array], kinds: list[np.dtype], first: np.ndarray):
         self.scores, self.kinds, self.first = scores, kinds, first
+        self._sizes = np.array([x.size for x in scores], first.dtype)
         groups: dict[Any, list[int]] = {}
         for i, x in enumerate(scores):
             together = x.size <= _SMALL and _on_one_device(x)
-            groups.setdefault((x.dtype, x.size) if together else i, []).append(i)
+            groups.setdefault(x.dtype if together else i, []).append(i)
         self._groups = list(groups.values())
-        self._stacks = [jnp.concatenate([_row(scores[i]) for i in g]) for g in self._groups]
+        self._order = np.concatenate(self._groups)
+        self._stacks = [_stacked([scores[i] for i in group]) for group in self._groups]
 
     def count(self, placing: jax.Array, key: jax.Array, thresholds: list[jax.Array]) -> jax.Array:
         """How many scores of each array reach each threshold: (arrays, thresholds).
 
         The key of the cut and each threshold are one value for all arrays or one for each.
         """
-        order = np.concatenate(self._groups)
-        columns: list[Any] = [self.first, key, *thresholds]
-        table = [x if len(x) == 1 else x[order] for x in columns]
-        sizes = [len(group) for group in self._groups]
-        rows, stacks, table = _hidden(np.cumsum([0, *sizes])[:-1], self._stacks, table)
-        found = [
-            _count(self.kinds[group[0]], row, stack, placing, *table)
-            for group, row, stack in zip(self._groups, rows, stacks, strict=True)
-        ]
-        return jnp.concatenate(found)[np.argsort(order)]
+        found = self._on_each(_count, [key, *thresholds], placing)
+        return jnp.concatenate(found)[np.argsort(self._order)]
 
     def masks(self, cut: Cut) -> list[jax.Array]:
         """For each array a mask of the scores that reach the cut: one, or one for each array."""
-        rows, table = _hidden(range(len(self.scores)), [self.first, *cut])
-        return [
-            _keep(kind, row, x, *table)
-            for kind, row, x in zip(self.kinds, rows, self.scores, strict=True)
-        ]
+        masks: dict[int, jax.Array] = {}
+        stacks = self._on_each(_keep, list(cut))
+        for group, stack in zip(self._groups, stacks, strict=True):
+            masks |= zip(group, _unstacked(stack, [self.scores[i] for i in group]), strict=True)
+        return [masks[i] for i in range(len(self.scores))]
+
+    def _on_each(self, function: Callable, columns: list[Any], *rest: jax.Array) -> list[Any]:
+        """The function of each stack, of the columns in the order of stacks, and of the rest."""
+        table = [self.first, self._sizes, *columns]
+        table = [x if len(x) == 1 else x[self._order] for x in table]
+        starts = np.cumsum([0, *map(len, self._groups)])[:-1]
+        starts, stacks, table = _hidden(starts, self._stacks, table)
+        kinds = [self.kinds[group[0]] for group in self._groups]
+        each = zip(kinds, starts, stacks, strict=True)
+        return [function(kind, start, stack, table, *rest) for kind, start, stack in each]
+
+
+def _stacked(arrays: list[jax.Array]) -> jax.Array:
+    """A row for each array, filled up with zeros; of a single one, sharded axes stay."""
+    if len(arrays) == 1:
+        x = arrays[0]
+        return x.reshape(1, -1) if _on_one_device(x) else x[None]
+    stack = jnp.zeros((len(arrays), max(x.size for x in arrays)), arrays[0].dtype)
+    for corner, x in zip(_corners(len(arrays)), arrays, strict=True):
+        stack = lax.dynamic_update_slice(stack, x.reshape(1, -1), corner)
+    return stack
+
+
+def _unstacked(stack: jax.Array, arrays: list[jax.Array]) -> list[jax.Array]:
+    """The rows of a stack in the shapes of the arrays that it was made of."""
+    if len(arrays) == 1:
+        return [stack.reshape(arrays[0].shape)]
+    corners = zip(_corners(len(arrays)), arrays, strict=True)
+    return [lax.dynamic_slice(stack, at, (1, x.size)).reshape(x.shape) for at, x in corners]
+
+
+def _corners(rows: int) -> list[tuple[jax.Array, Any]]:
+    """Where the rows of a stack begin."""
+    (numbers,) = _hidden(range(rows))
+    return [(lax.index_in_dim(number, 0, keepdims=False), np.uint32(0)) for number in numbers]
 
 
 def _on_one_device(x: jax.Array) -> bool:
@@ -78,34 +107,28 @@ def _on_one_device(x: jax.Array) -> bool:
     return jax.device_count() == 1 and not explicit
 
 
-def _row(x: jax.Array) -> jax.Array:
-    """The array as the only one of a stack; sharded axes stay."""
-    return x.reshape(1, -1) if _on_one_device(x) else x[None]
-
-
-def _hidden(rows: Iterable[int], *trees: Any) -> Any:
-    """Row numbers and trees of arrays, of which the compiler can compute nothing in advance.
+def _hidden(numbers: Iterable[int], *trees: Any) -> Any:
+    """Numbers and trees of arrays, of which the compiler can compute nothing in advance.
 
     Without this XLA would compute keys and places once and store them, 8 bytes a score, and a run
-    would take 2.0 times as long. It would also make each row number part of the code: compilation
-    2.4 times. It sees through the barrier for single numbers, but not for vectors of two.
+    would take 2.0 times as long. It would also make the numbers part of the code: compilation
+    2.8 times. It sees through the barrier for single numbers, but not for vectors of two.
     """
-    tags = [np.array([row, ~row]).astype(np.uint32) for row in rows]
-    return lax.optimization_barrier((tags, *trees))
+    vectors = [np.array([number, ~number]).astype(np.uint32) for number in numbers]
+    return lax.optimization_barrier((vectors, *trees))
 
 
-# JAX traces `_count` and `_keep` once for each shape. Without jit: compilation 1.2 times.
+# JAX traces `_count` and `_keep` once for each shape. Without jit: compilation 1.1 times.
 @functools.partial(jax.jit, static_argnums=0)
 def _count(
-    kind: np.dtype, row: jax.Array, scores: jax.Array, placing: jax.Array, *table: jax.Array
+    kind: np.dtype, start: jax.Array, stack: jax.Array, table: list[jax.Array], placing: jax.Array
 ) -> jax.Array:
     """How many scores of each array in a stack reach each threshold, in one read."""
-    first, cut_key, *thresholds = _looked_up(row, scores, table)
-    key, place = _key_and_place(kind, scores, first)
+    key, place, cut_key, *thresholds = _read(kind, start, stack, table)
     standings = standing(placing, key, place, cut_key)
     reaches = tuple((standings >= threshold).astype(key.dtype) for threshold in thresholds)
-    axes = tuple(range(1, scores.ndim))
-    if _on_one_device(scores):
+    axes = tuple(range(1, stack.ndim))
+    if _on_one_device(stack):
         # On a CPU one reduction of several operands is one loop that stores nothing, while XLA
         # stores what a plain sum adds up: 12 bytes a score, a run 7.6 times.
         zeros = (key.dtype.type(0),) * len(reaches)
@@ -117,29 +140,30 @@ def _count(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _keep(kind: np.dtype, row: jax.Array, scores: jax.Array, *table: jax.Array) -> jax.Array:
-    """Mask of the scores of one array that reach the cut."""
-    stack = _row(scores)
-    first, *cut = _looked_up(row, stack, table)
-    key, place = _key_and_place(kind, stack, first)
-    return is_kept(key, place, Cut(*cut)).astype(MASK_DTYPE).reshape(scores.shape)
+def _keep(kind: np.dtype, start: jax.Array, stack: jax.Array, table: list[jax.Array]) -> jax.Array:
+    """Masks of the scores in a stack that reach the cut."""
+    key, place, *cut = _read(kind, start, stack, table)
+    return is_kept(key, place, Cut(*cut)).astype(MASK_DTYPE)
 
 
-def _looked_up(row: jax.Array, scores: jax.Array, table: tuple[jax.Array, ...]) -> list[jax.Array]:
-    """Of each column the values of the arrays in a stack, in the shape of the stack."""
-    at = lax.index_in_dim(row, 0, keepdims=False)
-    values = [x if len(x) == 1 else lax.dynamic_slice(x, (at,), (len(scores),)) for x in table]
-    return [lax.broadcast_in_dim(value, scores.shape, (0,)) for value in values]
+def _read(
+    kind: np.dtype, start: jax.Array, stack: jax.Array, table: list[jax.Array]
+) -> list[jax.Array]:
+    """Keys, places and the columns of the table, all in the shape of the stack.
 
-
-def _key_and_place(
-    kind: np.dtype, scores: jax.Array, first: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Keys of the scores in a stack; places, which fall by one from score to score."""
-    key = order_key(scores.astype(kind)).astype(first.dtype)
-    place = lax.full_like(key, 0) + first  # sharded as the scores are
-    for axis, length in enumerate(scores.shape[1:], start=1):
+    Places fall by one from score to score. What fills up a row has the key 0 and the place 0, and
+    so is below every threshold.
+    """
+    at = lax.index_in_dim(start, 0, keepdims=False)
+    rows = [x if len(x) == 1 else lax.dynamic_slice(x, (at,), (len(stack),)) for x in table]
+    first, size, *columns = [lax.broadcast_in_dim(row, stack.shape, (0,)) for row in rows]
+    key = order_key(stack.astype(kind)).astype(first.dtype)
+    zero = index = lax.full_like(key, 0)
+    for axis, length in enumerate(stack.shape[1:], start=1):
         if length > 1:
-            index = lax.broadcasted_iota(place.dtype, scores.shape, axis)
-            place -= index * place.dtype.type(math.prod(scores.shape[axis + 1 :]))
-    return key, place
+            position = lax.broadcasted_iota(key.dtype, stack.shape, axis)
+            index += position * key.dtype.type(math.prod(stack.shape[axis + 1 :]))
+    place = first - index
+    if len(stack) > 1:
+        key, place = (lax.select(index < size, x, zero) for x in (key, place))
+    return [key, place, *columns]

@@ -115,7 +115,7 @@ def test_double_precision():
 
 @pytest.mark.parametrize("kind", ["float32", "bfloat16", "int8", "uint16", "bool"])
 def test_arrays_of_all_sizes_in_one_call(kind):
-    """Small ones of one size are read together."""
+    """Small ones are read together; of those, the shorter are filled up."""
     rng = np.random.default_rng(5)
     shapes = ((8,), (5,), (70, 70), (2, 4), (), (4097,), (0, 3))
     scores = [rng.integers(0, 3, shape).astype(kind) for shape in shapes]
