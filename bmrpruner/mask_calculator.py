@@ -147,7 +147,7 @@ def topk_masks(scores: PyTree, sparsities: PyTree) -> PyTree:
     if not arrays:
         return sparsities
     sizes = np.array([array.size for array in arrays])
-    masks = iter(selection.top_masks(arrays, keep_count(sizes, selection.concatenate(chosen))))
+    masks = iter(selection.top_masks(arrays, keep_count(sizes, jnp.stack(chosen))))
     return map_leaves(lambda sparsity: None if sparsity is None else next(masks), sparsities)
 
 

@@ -5,6 +5,6 @@ finds the last score that is kept, and `batching.py` runs over the arrays.
 """
 
 from bmrpruner.selection.keys import order_key
-from bmrpruner.selection.masks import concatenate, top_mask, top_masks, top_masks_jointly
+from bmrpruner.selection.masks import top_mask, top_masks, top_masks_jointly
 
-__all__ = ["concatenate", "order_key", "top_mask", "top_masks", "top_masks_jointly"]
+__all__ = ["order_key", "top_mask", "top_masks", "top_masks_jointly"]

@@ -88,16 +88,6 @@ def top_mask(scores: jax.Array, count: int | jax.Array) -> jax.Array:
     return top_masks([scores], [count])[0]
 
 
-def concatenate(arrays: Sequence[jax.Array]) -> jax.Array:
-    """Scalars and vectors in one vector.
-
-    Example:
-      >>> concatenate([jnp.array(1), jnp.array([2, 3])])
-      Array([1, 2, 3], dtype=int32)
-    """
-    return jnp.concatenate([jnp.atleast_1d(x) for x in arrays])
-
-
 def _unsigned(
     name: str, count: int | jax.Array, shape: tuple[int, ...] = ()
 ) -> np.ndarray | jax.Array:
@@ -118,7 +108,7 @@ def _top_masks(scores: list[jax.Array], counts: list[jax.Array], joint: bool) ->
     masks = [jnp.zeros(x.shape, MASK_DTYPE) for x in scores]
     if chosen:
         arrays = [lax.stop_gradient(scores[i]) for i in chosen]
-        wanted = concatenate(counts)
+        wanted = jnp.concatenate([jnp.atleast_1d(count) for count in counts])
         found = _masks(arrays, wanted if joint else wanted[np.array(chosen)], joint)
         for i, mask in zip(chosen, found, strict=True):
             masks[i] = mask
