@@ -12,6 +12,8 @@ import pytest
 
 import bmrpruner
 
+pytestmark = pytest.mark.slow
+
 PARAMS = {"w": jax.random.normal(jax.random.key(0), (30, 20)), "b": jnp.ones(20)}
 PRUNER = bmrpruner.MagnitudePruning(sparsity=0.7, scheduler=bmrpruner.PeriodicSchedule(2, 1, None))
 

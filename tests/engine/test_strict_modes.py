@@ -10,6 +10,8 @@ import pytest
 
 import bmrpruner
 
+pytestmark = pytest.mark.slow
+
 PARAMS = {
     "w": jax.random.normal(jax.random.key(0), (4, 8)),
     "deep": jax.random.normal(jax.random.key(1), (2, 4, 8)),
@@ -87,7 +89,6 @@ def test_a_refreshing_step_with_x64(name, dtype):
         chex.assert_trees_all_equal_shapes_and_dtypes(after, carry)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", bmrpruner.all_algorithm_names())
 def test_a_refreshing_step_for_real(name):
     """No tracer leaks, no NaN comes out, and nothing moves between host and device."""

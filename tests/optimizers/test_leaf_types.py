@@ -9,6 +9,8 @@ import pytest
 
 import bmrpruner
 
+pytestmark = pytest.mark.slow
+
 PARAMS = {
     "w": jnp.linspace(0.5, 1.5, 12).reshape(3, 4),
     "steps": jnp.array([[3, -4]]),

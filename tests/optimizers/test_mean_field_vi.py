@@ -8,6 +8,8 @@ import pytest
 
 from bmrpruner import optimizers, posteriors
 
+pytestmark = pytest.mark.slow
+
 X = jnp.asarray(np.random.default_rng(0).normal(size=(50, 3)), jnp.float32)
 Y = X @ jnp.array([1.0, -2.0, 0.0])
 

@@ -11,6 +11,8 @@ import pytest
 
 import bmrpruner
 
+pytestmark = pytest.mark.slow
+
 PARAMS = {"w": jnp.ones((2, 3)), "b": jnp.array([0.5, -0.5])}
 MASKS = {"w": jnp.array([[1, 0, 1], [1, 1, 0]], jnp.uint8), "b": None}
 KEYS = jax.random.split(jax.random.key(0), 8)
