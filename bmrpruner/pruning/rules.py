@@ -137,9 +137,7 @@ def algorithm_names() -> tuple[str, ...]:
     """
     classes = api.ALGORITHM_REGISTRY.items()
     return tuple(
-        name
-        for name, algorithm in classes
-        if isinstance(algorithm, type) and not algorithm.needs_training  # type: ignore[attr-defined]
+        name for name, algorithm in classes if not getattr(algorithm, "needs_training", True)
     )
 
 
