@@ -17,7 +17,6 @@ class Network(NamedTuple):
     init: Callable[[jax.Array], Any]  # key -> parameters
     apply: Callable[[Any, jax.Array], jax.Array]  # parameters, (n, 784) -> logits (n, 10)
     batch: int  # images to average predictions of at once
-    warmup: int  # steps in which IVON's learning rate rises; without, LeNet-5 diverges in the first
 
 
 def init_lenet5(key: jax.Array) -> dict[str, Any]:
@@ -56,6 +55,6 @@ def pooled(x: jax.Array) -> jax.Array:
 
 
 NETWORKS = {
-    "mlp": Network(lambda key: init_mlp(key, (784, 300, 100, 10)), mlp, 2500, 0),
-    "lenet5": Network(init_lenet5, lenet5, 200, 300),
+    "mlp": Network(lambda key: init_mlp(key, (784, 300, 100, 10)), mlp, 2500),
+    "lenet5": Network(init_lenet5, lenet5, 200),
 }

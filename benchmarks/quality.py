@@ -2,6 +2,7 @@
 
 python benchmarks/quality.py --data mnist/ --out quality/                    # 784-300-100-10
 python benchmarks/quality.py --data mnist/ --out quality/ --network lenet5   # LeNet-5, same table
+python benchmarks/quality.py --data mnist/ --out quality/ --methods ivon_3n  # dense, and one-shot
 python benchmarks/quality.py --data mnist/ --out quality/ --report           # the table so far
 
 Every training run leaves a file in `--out`; what is there is not run again, so that a benchmark
@@ -25,25 +26,23 @@ import rich.progress
 import tyro
 from networks import NETWORKS, Network
 from quality_report import write_report
-from quality_training import COLD, Training, make_optimizer, make_pruner, train
+from quality_training import ESS, Training, make_optimizer, make_pruner, train
 
 import bmrpruner
 from bmrpruner import metrics
 from bmrpruner.files.atomic import atomic_write
-from bmrpruner.study.idx import Dataset, read_dataset, standardise
+from bmrpruner.study.idx import Dataset, read_dataset
 
-ONE_SHOT = {
-    "AdamW": ("magnitude", "global_magnitude"),
-    "IVON": ("global_magnitude", "global_snr", "global_bmr", "cold_bmr"),
-}
+DENSE = ("adamw", "adamw_tuned", *ESS)
+ONE_SHOT = {True: ("global_magnitude", "global_snr", "global_bmr"), False: ("global_magnitude",)}
 GRADUAL = (
-    ("IVON", "global_bmr"),
-    ("AdamW", "global_magnitude"),
-    ("IVON", "global_snr"),
-    ("IVON", "global_magnitude"),
-    ("AdamW", "magnitude"),
+    "ivon_3n+global_bmr",
+    "adamw+global_magnitude",
+    "ivon_3n+global_snr",
+    "ivon_3n+global_magnitude",
 )
-AVERAGED = ("no_prune", "global_bmr", "adaptive_bmr")  # evaluated over the posterior as well
+ADAPTIVE = "ivon_3n+adaptive_bmr"
+METHODS = (*DENSE, ADAPTIVE, *GRADUAL)
 
 
 @dataclasses.dataclass
@@ -58,8 +57,10 @@ class Settings:
     """784-300-100-10, or LeNet-5."""
     sparsities: tuple[float, ...] = (0.5, 0.75, 0.9, 0.95, 0.98, 0.985, 0.99, 0.995)
     """Fractions of the kernels' weights to prune after training."""
-    gradual_sparsities: tuple[float, ...] = (0.5, 0.75, 0.9, 0.95, 0.98, 0.985, 0.99, 0.995)
+    gradual_sparsities: tuple[float, ...] = (0.9, 0.95, 0.98, 0.985, 0.99, 0.995)
     """The same during training; each costs one training run per score and seed."""
+    methods: tuple[str, ...] = METHODS
+    """What to train: optimizers, or an optimizer+algorithm for pruning during training."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """The random seeds."""
     epochs: int = 20
@@ -87,7 +88,7 @@ def main(settings: Settings) -> None:
     runs = settings.out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
     todo = [] if settings.report else [t for t in trainings(settings) if missing(runs, t, settings)]
-    data = standardise(held_out(read_dataset(settings.data, classes=10), settings.validation))
+    data = held_out(read_dataset(settings.data, classes=10), settings.validation)
     size = len(data.train_images), settings.epochs
     with rich.progress.Progress(transient=True) as progress:
         overall = progress.add_task("Training runs", total=len(todo))
@@ -107,11 +108,19 @@ def main(settings: Settings) -> None:
 
 def trainings(settings: Settings) -> Iterator[Training]:
     """The training runs, one method after the other, so that an early stop leaves whole ones."""
-    methods = [(optimizer, "no_prune", 0.0) for optimizer in ONE_SHOT]
-    methods += [("IVON", "adaptive_bmr", None)]
-    methods += [(*method, s) for method in GRADUAL for s in settings.gradual_sparsities]
-    for method in methods:
-        yield from (Training(settings.network, *method, seed) for seed in settings.seeds)
+    unknown = [method for method in settings.methods if method not in METHODS]
+    if unknown:
+        raise ValueError(f"methods: expected some of {', '.join(METHODS)}, got {unknown[0]!r}.")
+    for method in settings.methods:
+        optimizer, _, algorithm = method.partition("+")
+        shares: tuple[float | None, ...] = settings.gradual_sparsities
+        if method in DENSE:
+            algorithm, shares = "no_prune", (0.0,)
+        elif method == ADAPTIVE:
+            shares = (None,)
+        for share in shares:
+            for seed in settings.seeds:
+                yield Training(settings.network, optimizer, algorithm, share, seed)
 
 
 def fingerprint(settings: Settings) -> dict[str, Any]:
@@ -156,11 +165,14 @@ def run(
     network = NETWORKS[training.network]
     params, state = train(training, tx, network, data, settings.epochs, progress)
     posterior = None
-    if training.optimizer == "IVON":
+    if training.optimizer in ESS:
         posterior = bmrpruner.posteriors.from_opt_state(state, params)
     if training.algorithm == "no_prune":
         dense = Pruned("dense", "no_prune", 0.0, params, posterior)
-        networks = [dense, *prune_once(dense, ONE_SHOT[training.optimizer], settings.sparsities)]
+        networks = [
+            dense,
+            *prune_once(dense, ONE_SHOT[training.optimizer in ESS], settings.sparsities),
+        ]
     else:
         networks = [Pruned("gradual", training.algorithm, training.sparsity, params, posterior)]
     rows = [evaluate(pruned, training, network, data, settings.samples) for pruned in networks]
@@ -189,7 +201,7 @@ def prune_once(
 def evaluate(
     pruned: Pruned, training: Training, network: Network, data: Dataset, samples: int
 ) -> dict[str, Any]:
-    """Test metrics at the mean, and averaged over the posterior as it is and a colder one."""
+    """Test metrics at the mean; of trained networks averaged over the posterior as well."""
     kernels = {name: layer["kernel"] for name, layer in pruned.params.items()}
     counted = float(metrics.sparsity(kernels))
     if pruned.sparsity is not None and abs(counted - pruned.sparsity) > 0.002:
@@ -207,10 +219,9 @@ def evaluate(
         "layer_sparsity": {name: float(metrics.sparsity(k)) for name, k in kernels.items()},
         "mean": scores(probs, data),
     }
-    if pruned.posterior is not None and pruned.algorithm in AVERAGED:
-        for name, temperature in (("averaged", 1.0), ("cold", COLD)):
-            posterior = pruned.posterior.temper(temperature)
-            row[name] = scores(averaged(network, posterior, data.test_images, samples), data)
+    if pruned.posterior is not None and pruned.mode in ("dense", "gradual"):
+        probs = averaged(network, pruned.posterior, data.test_images, samples)
+        row["averaged"] = scores(probs, data)
     return row
 
 

@@ -19,15 +19,19 @@ from bmrpruner.study import draw_rounds, save_figure
 mpl.use("Agg")
 
 Row = dict[str, Any]
-MODES = {"dense": "none", "one-shot": "after training", "gradual": "during training"}
-METHODS = {
-    ("AdamW", "magnitude"): "AdamW + magnitude, layer-wise",
-    ("AdamW", "global_magnitude"): "AdamW + magnitude",
-    ("IVON", "global_magnitude"): "IVON + magnitude",
-    ("IVON", "global_snr"): "IVON + SNR",
-    ("IVON", "global_bmr"): "IVON + BMR",
-    ("IVON", "cold_bmr"): "IVON + BMR, T = 1/4",
-    ("IVON", "adaptive_bmr"): "IVON + adaptive BMR",
+MODES = {"one-shot": "pruned after training", "gradual": "pruned during training"}
+OPTIMIZERS = {
+    "adamw": "AdamW",
+    "adamw_tuned": "AdamW, tuned",
+    "ivon_1n": "IVON, N",
+    "ivon_3n": "IVON, 3N",
+    "ivon_10n": "IVON, 10N",
+}
+ALGORITHMS = {
+    "global_magnitude": "magnitude",
+    "global_snr": "SNR",
+    "global_bmr": "BMR",
+    "adaptive_bmr": "adaptive BMR",
 }
 
 
@@ -61,68 +65,106 @@ def of(rows: Iterable[Row], **wanted: Any) -> list[Row]:
 
 
 def tables(network: str, rows: list[Row]) -> str:
-    """Accuracy of every method, then NLL and ECE of the Bayesian ones."""
+    """Dense networks, pruned after training, BMR against the others, pruned during training."""
     seeds = len({row["seed"] for row in rows})
-    methods = {key: name for key, name in METHODS.items() if key[1] != "adaptive_bmr"}
-    lines = [f"**{network}**: test accuracy in %, mean ± standard deviation of {seeds} seeds", ""]
-    lines += table_line(["weights pruned", *methods.values()])
-    lines += ["|" + "---|" * (1 + len(methods))]
-    dense = [of(rows, mode="dense", optimizer=optimizer) for optimizer, _ in methods]
-    lines += table_line(["none", *(spread(group, "mean", "accuracy", 100, 2) for group in dense)])
-    for mode in ("one-shot", "gradual"):
-        for sparsity in levels(rows, mode):
-            groups = [
-                of(rows, mode=mode, optimizer=optimizer, algorithm=algorithm, sparsity=sparsity)
-                for optimizer, algorithm in methods
-            ]
-            cells = [spread(group, "mean", "accuracy", 100, 2) for group in groups]
-            lines += table_line([f"{MODES[mode]}, {sparsity:.1%}", *cells])
-    return "\n".join([*lines, "", *calibration_table(network, rows)])
+    title = f"**{network}**, test set, mean ± standard deviation of {seeds} seeds"
+    parts = [dense_table(rows), one_shot_table(rows), lead_table(rows), gradual_table(rows)]
+    return "\n\n".join([title, *(part for part in parts if part)])
 
 
-def calibration_table(network: str, rows: list[Row]) -> list[str]:
-    """NLL and ECE of averaged predictions; sparsity where the evidence chose it."""
-    columns = [
-        "weights pruned",
-        "by",
-        "counted",
-        "accuracy, mean weights",
-        "accuracy",
-        "NLL",
-        "ECE",
-        "NLL, cold",
-        "ECE, cold",
+def dense_table(rows: list[Row]) -> str:
+    """Accuracy, NLL and ECE, at the mean weights and averaged over the posterior."""
+    dense = of(rows, mode="dense")
+    return metrics_table("dense", [(name, of(dense, optimizer=key)) for key, name in named(dense)])
+
+
+def gradual_table(rows: list[Row]) -> str:
+    """The same for networks that were pruned during training."""
+    groups = []
+    for optimizer, algorithm in methods(rows, "gradual"):
+        group = of(rows, mode="gradual", optimizer=optimizer, algorithm=algorithm)
+        for sparsity in sorted({row["sparsity"] for row in group}, key=str):
+            level = of(group, sparsity=sparsity)
+            counted = spread([{"all": row} for row in level], "all", "counted_sparsity", 100, 1)
+            share = f"{counted} %" if sparsity is None else f"{sparsity:.1%}"
+            label = f"{OPTIMIZERS[optimizer]} + {ALGORITHMS[algorithm]}, {share}"
+            groups.append((label, level))
+    return metrics_table("pruned during training", groups)
+
+
+def metrics_table(title: str, groups: list[tuple[str, list[Row]]]) -> str:
+    """A line of metrics for each named group of rows."""
+    if not groups:
+        return ""
+    kinds = ("mean", "averaged")
+    lines = table_line([title, "accuracy, %", "NLL", "ECE", "averaged: accuracy", "NLL", "ECE"])
+    lines += ["|" + "---|" * 7]
+    for label, group in groups:
+        cells = [
+            spread(group, kind, metric, *form)
+            for kind in kinds
+            for metric, form in (("accuracy", (100, 2)), ("nll", (1, 4)), ("ece", (1, 4)))
+        ]
+        lines += table_line([label, *cells])
+    return "\n".join(lines)
+
+
+def one_shot_table(rows: list[Row]) -> str:
+    """Accuracy at the mean weights of dense networks that were pruned once."""
+    columns = methods(rows, "one-shot")
+    columns = [pair for pair in columns if pair[1] != "adaptive_bmr"]
+    if not columns:
+        return ""
+    names = [f"{OPTIMIZERS[optimizer]} + {ALGORITHMS[a]}" for optimizer, a in columns]
+    lines = [*table_line(["pruned after training, %", *names]), "|" + "---|" * (1 + len(names))]
+    for sparsity in levels(rows, "one-shot"):
+        groups = [
+            of(rows, mode="one-shot", optimizer=optimizer, algorithm=a, sparsity=sparsity)
+            for optimizer, a in columns
+        ]
+        cells = [spread(group, "mean", "accuracy", 100, 2) for group in groups]
+        lines += table_line([f"{100 * sparsity:g}", *cells])
+    return "\n".join(lines)
+
+
+def lead_table(rows: list[Row]) -> str:
+    """Accuracy of BMR minus that of another score on the same networks, with standard errors."""
+    once = of(rows, mode="one-shot", algorithm="global_bmr")
+    names = [key for key, _ in named(once)]
+    if not names:
+        return ""
+    columns = [(o, a) for o in names for a in ("global_magnitude", "global_snr")]
+    titles = [f"{OPTIMIZERS[o]}: BMR − {ALGORITHMS[a]}" for o, a in columns]
+    lines = [*table_line(["points, mean ± standard error", *titles])]
+    lines += ["|" + "---|" * (1 + len(titles))]
+    for sparsity in levels(rows, "one-shot"):
+        cells = [lead(rows, *column, sparsity) for column in columns]
+        lines += table_line([f"{100 * sparsity:g} %", *cells])
+    return "\n".join(lines)
+
+
+def lead(rows: list[Row], optimizer: str, other: str, sparsity: float) -> str:
+    """The mean difference over the seeds, in points, and its standard error."""
+    level = of(rows, mode="one-shot", optimizer=optimizer, sparsity=sparsity)
+    by_seed = [
+        {row["seed"]: 100 * row["mean"]["accuracy"] for row in of(level, algorithm=algorithm)}
+        for algorithm in ("global_bmr", other)
     ]
-    lines = [
-        f"**{network}**, averaged over draws from IVON's posterior; cold: temperature 1/4",
-        "",
-    ]
-    lines += [*table_line(columns), "|" + "---|" * len(columns)]
-    for mode in MODES:
-        for algorithm, sparsity in (
-            ("no_prune", 0.0),
-            *(("global_bmr", sparsity) for sparsity in levels(rows, mode)),
-            ("adaptive_bmr", None),
-        ):
-            group = of(rows, mode=mode, optimizer="IVON", algorithm=algorithm, sparsity=sparsity)
-            if not group:
-                continue
-            counted = spread([{"all": row} for row in group], "all", "counted_sparsity", 100, 2)
-            name = METHODS.get(("IVON", algorithm), "").removeprefix("IVON + ")
-            lines += table_line(
-                [
-                    MODES[mode],
-                    name,
-                    counted,
-                    *(spread(group, kind, "accuracy", 100, 2) for kind in ("mean", "averaged")),
-                    *(
-                        spread(group, kind, metric, 1, 4)
-                        for kind in ("averaged", "cold")
-                        for metric in ("nll", "ece")
-                    ),
-                ]
-            )
-    return lines
+    differences = [by_seed[0][seed] - by_seed[1][seed] for seed in by_seed[0]]
+    error = deviation(differences) / len(differences) ** 0.5
+    return f"{statistics.mean(differences):+.2f} ± {error:.2f}"
+
+
+def named(rows: list[Row]) -> list[tuple[str, str]]:
+    """The optimizers that have rows, with their names."""
+    found = {row["optimizer"] for row in rows}
+    return [(key, name) for key, name in OPTIMIZERS.items() if key in found]
+
+
+def methods(rows: list[Row], mode: str) -> list[tuple[str, str]]:
+    """The pairs of optimizer and algorithm that have rows."""
+    found = {(row["optimizer"], row["algorithm"]) for row in of(rows, mode=mode)}
+    return [(o, a) for o in OPTIMIZERS for a in ALGORITHMS if (o, a) in found]
 
 
 def levels(rows: list[Row], mode: str) -> list[float]:
@@ -137,7 +179,7 @@ def table_line(cells: list[str]) -> list[str]:
 
 def spread(group: list[Row], kind: str, metric: str, scale: float, digits: int) -> str:
     """`mean ± standard deviation`, or a dash."""
-    values = [scale * row[kind][metric] for row in group]
+    values = [scale * row[kind][metric] for row in group if kind in row]
     if not values:
         return "-"
     return f"{statistics.mean(values):.{digits}f} ± {deviation(values):.{digits}f}"
@@ -155,17 +197,20 @@ def draw_curves(network: str, rows: list[Row]) -> Any:
     for column, mode in enumerate(("one-shot", "gradual")):
         for line, (kind, metric) in enumerate(kinds):
             ax = axes[line, column]
-            for (optimizer, algorithm), label in METHODS.items():
+            for optimizer, algorithm in methods(rows, mode):
+                label = f"{OPTIMIZERS[optimizer]} + {ALGORITHMS[algorithm]}"
                 group = of(rows, mode=mode, optimizer=optimizer, algorithm=algorithm)
                 draw_method(ax, group, kind, metric, label)
             ax.set_ylabel(metric if metric == "accuracy" else metric.upper())
             ax.set_yscale("logit" if metric == "accuracy" else "log")
             ax.grid(alpha=0.3)
-        axes[0, column].set_title(f"{mode}: {MODES[mode]}")
+        axes[0, column].set_title(MODES[mode])
         axes[2, column].set_xlabel("weights kept (%)")
         axes[2, column].set_xscale("log")
         axes[2, column].invert_xaxis()
-    axes[0, 0].legend(fontsize="small")
+    for ax in axes[0]:
+        if ax.get_legend_handles_labels()[0]:
+            ax.legend(fontsize="x-small")
     figure.suptitle(f"{network}, test set, mean weights; bars: one standard deviation")
     return figure
 

@@ -9,19 +9,22 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from networks import NETWORKS, Network
+from networks import Network
 
 import bmrpruner
 from bmrpruner.study.idx import Dataset
 
-COLD = 0.25  # the temperature of 'cold_bmr', and of the second averaged prediction
+# Effective sample size by optimizer, in training examples; AdamW has none.
+ESS = {"ivon_1n": 1.0, "ivon_3n": 3.0, "ivon_10n": 10.0}
+SMOOTHING = 0.1  # of the labels, for 'adamw_tuned'
+DECAY = 0.1  # its weight decay
 
 
 class Training(NamedTuple):
     """One training run: a file."""
 
     network: str
-    optimizer: str  # 'AdamW' or 'IVON'
+    optimizer: str  # 'adamw', 'adamw_tuned', or one of ESS
     algorithm: str  # 'no_prune', pruned afterwards; else pruned during training
     sparsity: float | None  # None where the evidence decides
     seed: int
@@ -33,52 +36,46 @@ class Training(NamedTuple):
 
 
 def make_optimizer(training: Training, examples: int, epochs: int) -> Any:
-    """AdamW or IVON, wrapped by the pruner, which keeps pruned weights at zero."""
-    warmup = NETWORKS[training.network].warmup
-    steps = count_steps(examples, epochs, warmup)
-    rate = optax.warmup_cosine_decay_schedule(0.0, 0.3, warmup, steps)
-    if training.optimizer == "AdamW":
-        inner = optax.adamw(optax.cosine_decay_schedule(1e-3, steps))
-    elif training.algorithm == "no_prune":
-        inner = bmrpruner.ivon(rate, ess=examples)
+    """AdamW, or IVON by its recipe, wrapped by the pruner, which keeps pruned weights at zero."""
+    steps = count_steps(examples, epochs)
+    if training.optimizer in ESS:
+        ess = ESS[training.optimizer] * examples
+        prior = 60 / ess
+        if training.algorithm != "no_prune":
+            # The prior that decides which weights go is too narrow for those that stay.
+            fall = int(0.3 * steps)
+            prior = optax.exponential_decay(prior, fall, 0.1, fall, end_value=0.1 * prior)
+        rate = optax.cosine_decay_schedule(0.3, steps)
+        inner = bmrpruner.ivon(rate, ess, b2=1 - 6 / steps, weight_decay=prior)
     else:
-        # The prior that decides which weights go is too narrow for those that stay.
-        prior = optax.exponential_decay(
-            60 / examples, 0.3 * steps, 0.1, int(0.3 * steps), end_value=6 / examples
-        )
-        inner = bmrpruner.ivon(rate, ess=examples, weight_decay=prior)
+        decay = DECAY if training.optimizer == "adamw_tuned" else 1e-4
+        inner = optax.adamw(optax.cosine_decay_schedule(1e-3, steps), weight_decay=decay)
     pruner = make_pruner(training.algorithm, training.sparsity, steps)
     return pruner.wrap_optax(inner, mask_updates=True)
 
 
-def count_steps(examples: int, epochs: int, warmup: int) -> int:
-    """The steps of all epochs; a ValueError unless there are more than those of the warm-up."""
-    per_epoch = examples // 100
-    if not per_epoch:
+def count_steps(examples: int, epochs: int) -> int:
+    """The steps of all epochs; a ValueError if there is none."""
+    if examples < 100:
         raise ValueError(f"training images: expected 100 at least, got {examples}.")
-    needed = warmup // per_epoch + 1
-    if epochs < needed:
-        raise ValueError(
-            f"epochs: expected at least {needed} of {per_epoch} steps each, as the learning rate "
-            f"has a warm-up of {warmup} steps, got {epochs}."
-        )
-    return epochs * per_epoch
+    if epochs < 1:
+        raise ValueError(f"epochs: expected at least 1, got {epochs}.")
+    return epochs * (examples // 100)
 
 
-def make_pruner(algorithm: str, sparsity: float | None, steps: int = 0) -> bmrpruner.BaseUpdater:
-    """A pruner by its registry name, or 'cold_bmr'; with the cubic schedule if there are steps.
+def make_pruner(
+    algorithm: str, sparsity: float | None, steps: int = 0, **options: Any
+) -> bmrpruner.BaseUpdater:
+    """A pruner by its registry name; with the cubic schedule if there are steps.
 
     A name that begins with `global_` is that of an algorithm that ranks the whole network, by its
-    scores as they are.
+    scores as they are. Other options are the updater's own.
     """
-    options: dict[str, Any] = {}
     if steps:
         every = max(1, steps // 120)
         options["update_freq"] = every
         options["update_start_step"] = steps // 4
-        options["update_end_step"] = steps * 3 // 4 // every * every
-    if algorithm == "cold_bmr":
-        algorithm, options["temperature"] = "global_bmr", COLD
+        options["update_end_step"] = steps * 3 // 5 // every * every
     if algorithm.startswith("global_"):
         algorithm, options["scope"] = algorithm.removeprefix("global_"), "global"
     return bmrpruner.create_updater_from_config(
@@ -126,12 +123,15 @@ def train_epoch(
 
     def loss_fn(params: Any, rows: jax.Array, key: Any = None) -> jax.Array:
         logits = apply(params, images[rows])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels[rows]).mean()
+        targets = jax.nn.one_hot(labels[rows], 10)
+        if optimizer == "adamw_tuned":
+            targets = optax.smooth_labels(targets, SMOOTHING)
+        return optax.softmax_cross_entropy(logits, targets).mean()
 
     def step(carry: Any, batch: Any) -> Any:
         params, state = carry
         rows, step_key = batch
-        if optimizer == "IVON":
+        if optimizer in ESS:
             _, grads, state = bmrpruner.noisy_value_and_grad(loss_fn, state, params, step_key, rows)
         else:
             grads = jax.grad(loss_fn)(params, rows)

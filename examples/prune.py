@@ -57,13 +57,12 @@ class Job(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Sizes of the task, and the prior that suits them."""
+    """Sizes of the task."""
 
     layers: tuple[int, ...]
     examples: int
     batch_size: int
     epochs: int
-    prior_precision: float
 
     @property
     def steps(self) -> int:
@@ -141,10 +140,8 @@ def make_optimizer(job: Job, plan: Plan) -> optax.GradientTransformation:
     if job.optimizer == "IVON":
         inner = bmrpruner.ivon(
             optax.cosine_decay_schedule(0.3, plan.steps),
-            ess=plan.examples,
-            hess_init=1800 / plan.examples,  # noise of σ ≈ 0.02 to begin with
-            b2=1 - 6 / plan.steps,  # the Hessian forgets its start in a sixth of training
-            weight_decay=plan.prior_precision / plan.examples,
+            ess=10 * plan.examples,  # a cold posterior: see docs/temperature.md
+            b2=1 - 6 / plan.steps,  # the Hessian is an average over the last sixth of training
         )
     else:
         inner = optax.adamw(optax.cosine_decay_schedule(1e-3, plan.steps))
@@ -153,7 +150,7 @@ def make_optimizer(job: Job, plan: Plan) -> optax.GradientTransformation:
         job,
         update_freq=every,
         update_start_step=plan.steps // 4,
-        update_end_step=plan.steps * 3 // 4 // every * every,
+        update_end_step=plan.steps * 3 // 5 // every * every,
     )
     return pruner.wrap_optax(inner, mask_updates=True)
 
@@ -272,8 +269,8 @@ def make_plan(settings: Settings, data: Dataset) -> Plan:
     """LeCun's 784-300-100-10 for IDX files, and something smaller for the digits."""
     examples, pixels = data.train_images.shape
     if settings.data is None:
-        return Plan((pixels, 128, 64, 10), examples, 64, settings.epochs or 80, prior_precision=20)
-    return Plan((pixels, 300, 100, 10), examples, 100, settings.epochs or 20, prior_precision=60)
+        return Plan((pixels, 128, 64, 10), examples, 64, settings.epochs or 80)
+    return Plan((pixels, 300, 100, 10), examples, 100, settings.epochs or 20)
 
 
 def checked(settings: Settings) -> Settings:

@@ -109,11 +109,12 @@ class BMRPruning(PosteriorPruning):
     score is -ΔF, in nats. A `threshold` is the ΔF, or log odds, from which a weight goes.
 
     ΔF is exact for one weight at a time. Weights that work together cost more together, and a
-    factorised posterior cannot say how much more; a `temperature` of 1/4 or 1/10 assumes that the
-    data weigh so many times as much, which keeps what matters jointly.
+    factorised posterior cannot say how much more; a `temperature` below 1 assumes that the data
+    weigh 1 / T times as much, which keeps what matters jointly.
 
     Attributes:
-      temperature: T > 0; the posterior's variances are multiplied by it before ΔF is taken.
+      temperature: T > 0; the posterior's variances are multiplied by it before ΔF is taken. By
+        default `DiagonalGaussian.evidence_temperature` finds it. 1 is Bayes' rule as it stands.
 
     Friston et al. 2018, https://arxiv.org/abs/1805.07092; Marković et al. 2023,
     https://arxiv.org/abs/2309.12095.
@@ -125,10 +126,11 @@ class BMRPruning(PosteriorPruning):
       [[2.0, 0.0]]
     """
 
-    temperature: float = 1.0
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
-        check_positive("temperature", self.temperature)
+        if self.temperature is not None:
+            check_positive("temperature", self.temperature)
         self.sparsity_type = as_sparsity_type(self.sparsity_type)
         if self.topk_fn is None and isinstance(self.sparsity_type, Block):
             self.topk_fn = functools.partial(
@@ -147,8 +149,10 @@ class BMRPruning(PosteriorPruning):
         return -self.threshold  # type: ignore[operator]
 
     def score_posterior(self, posterior: DiagonalGaussian) -> PyTree:
-        """-ΔF, in nats."""
-        return jax.tree.map(jnp.negative, posterior.temper(self.temperature).delta_f())
+        """-ΔF, in nats, at the temperature."""
+        given = self.temperature
+        temperature = posterior.evidence_temperature() if given is None else given
+        return jax.tree.map(jnp.negative, posterior.temper(temperature).delta_f())
 
 
 @register_algorithm("posterior_variance")

@@ -84,8 +84,9 @@ class Prune:
     """Prune what scores at or below it; for bmr, where ΔF is at or above it."""
     evidence: bool = False
     """Prune where the evidence says so: bmr with the threshold 0."""
-    temperature: float = 1.0
-    """Of the posterior in bmr; less than 1 weighs the data more, and keeps what matters jointly."""
+    temperature: Number = None
+    """Of the posterior in bmr; less than 1 weighs the data more, and keeps what matters jointly. By
+    default a third of the posterior's mean SNR², at most 1."""
     seed: int = 0
     """For random pruning."""
     prior_precision: Prior = None
@@ -147,7 +148,7 @@ class Sweep:
     """Fractions of the weights to prune; N:M patterns need none."""
     thresholds: Thresholds = ()
     """Thresholds of scores to prune by as well, such as snr=.5,bmr=0."""
-    temperature: float = 1.0
+    temperature: Number = None
     """Of the posterior in bmr and its kin, as in prune; the other algorithms have none."""
     samples: int = 20
     """Draws from the posterior to average over."""

@@ -10,9 +10,10 @@ from bmrpruner.optimizers.bayes_by_backprop import (
     minibatch_kl_weight,
     sample_mean_field,
 )
-from bmrpruner.optimizers.ivon import ScaleByIvonState, ivon, scale_by_ivon
+from bmrpruner.optimizers.ivon import ivon
 from bmrpruner.optimizers.noisy_gradients import noisy_value_and_grad
 from bmrpruner.optimizers.sampling import get_scale, sample_posterior
+from bmrpruner.optimizers.scale_by_ivon import ScaleByIvonState, scale_by_ivon
 
 __all__ = [
     "GaussianPrior",

@@ -36,6 +36,7 @@ def prune_checkpoint(checkpoint: Checkpoint, rule: Rule) -> Checkpoint:
       >>> pruned.tensors['w'].tolist(), pruned.info['sparsity']
       ([[0.0, -3.0]], {'w': 0.5})
     """
+    rule = rule.resolved(checkpoint.posterior)
     pruned = prune(checkpoint.params, rule, checkpoint.posterior)
     info = {
         "algorithm": rule.algorithm,
@@ -94,7 +95,7 @@ def prune_file(
     return {
         "out": str(out),
         "packed": packed,
-        "rule": rule.label,
+        "rule": rule.resolved(dense.posterior).label,
         "sparsity": result.sparsity,
         "leaf_sparsity": result.leaf_sparsity,
         "weights": sum(leaf.size for leaf in jax.tree.leaves(pruned.params)),

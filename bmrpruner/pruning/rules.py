@@ -33,7 +33,8 @@ class Rule:
         or more.
       exclude: Patterns of leaf names that stay whole.
       seed: For algorithms that draw noise.
-      temperature: For `'bmr'` and its kin: see `BMRPruning`.
+      temperature: For `'bmr'` and its kin: see `BMRPruning`. None is the posterior's own, which
+        `resolved` fills in; 1 for algorithms that have none.
 
     Raises:
       ValueError: If the algorithm cannot prune without training, or a field does not fit it.
@@ -53,7 +54,7 @@ class Rule:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     seed: int = 0
-    temperature: float = 1.0
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         known = algorithm_names()
@@ -71,12 +72,14 @@ class Rule:
                 f"sparsity, threshold: expected neither with {self.sparsity_type}, got "
                 f"{self.sparsity} and {self.threshold}."
             )
+        if self.temperature is None and not self._takes_temperature:
+            object.__setattr__(self, "temperature", 1.0)
         self.make_updater()
 
     @property
     def label(self) -> str:
         """The rule in a few words."""
-        at = "" if self.temperature == 1 else f" at T = {self.temperature:g}"
+        at = "" if self.temperature in (None, 1) else f" at T = {self.temperature:.2g}"
         name = ("global " if self.scope == "global" else "") + self.algorithm + at
         if self.sparsity is not None:
             return f"{name}, {100 * self.sparsity:g} %"
@@ -84,6 +87,25 @@ class Rule:
             sign = "ΔF ≥" if self._takes_temperature else "score ≤"
             return f"{name}, {sign} {self.threshold:g}"
         return name if self._class.decides_sparsity else f"{name}, {self.sparsity_type}"
+
+    def resolved(self, posterior: DiagonalGaussian | None) -> Rule:
+        """The rule with the temperature that it has for a posterior, as a number.
+
+        Args:
+          posterior: The one to be pruned; None leaves the rule as it is.
+
+        Returns:
+          A rule that prunes this posterior as `self` does.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> posterior = DiagonalGaussian(jnp.array([0.6, 0.0]), jnp.array([1.0, 1.0]))
+          >>> Rule('bmr', sparsity=0.5).resolved(posterior).label
+          'bmr at T = 0.06, 50 %'
+        """
+        if self.temperature is not None or posterior is None:
+            return self
+        return dataclasses.replace(self, temperature=float(posterior.evidence_temperature()))
 
     def make_updater(self, filter_fn: Any = None) -> BaseUpdater:
         """The updater that carries out the rule on the leaves that a filter accepts.

@@ -50,7 +50,7 @@ def make_rules(
     algorithms: Sequence[str],
     sparsities: Sequence[float],
     thresholds: Mapping[str, float] | None = None,
-    temperature: float = 1.0,
+    temperature: float | None = None,
     **common: Any,
 ) -> list[Rule]:
     """Make a rule of every algorithm at every sparsity, and of algorithms at a threshold.
@@ -60,6 +60,7 @@ def make_rules(
       sparsities: Fractions to prune. An N:M pattern has its own, and makes one rule an algorithm.
       thresholds: Threshold by algorithm; `{'bmr': 0}` prunes where the evidence says so.
       temperature: Of the algorithms that have one, `'bmr'` and its kin; the others run without.
+        None is the posterior's own.
       **common: Other fields of `Rule`.
 
     Returns:
@@ -79,7 +80,7 @@ def make_rules(
     by_score = [Rule(a, threshold=t, **extra[a], **common) for a, t in (thresholds or {}).items()]
     if not by_share + by_score:
         raise ValueError("sparsities, thresholds: expected one rule to try at least, got none.")
-    if temperature != 1 and not any(extra.values()):
+    if temperature not in (None, 1) and not any(extra.values()):
         raise ValueError(
             f"temperature: expected an algorithm that has one, as bmr has, got {', '.join(extra)}."
         )
@@ -117,6 +118,7 @@ def sweep(
       >>> [point['sparsity'] for point in points]
       [0.0, 0.5]
     """
+    rules = [rule.resolved(checkpoint.posterior) for rule in rules]
     points = {json.dumps(point["rule"]): point for point in done}
     keys = {rule: json.dumps(dataclasses.asdict(rule)) for rule in rules}
     left = [rule for rule in rules if keys[rule] not in points]
@@ -210,9 +212,10 @@ def run_sweep(
     return found
 
 
-def _temperature(algorithm: str, temperature: float) -> dict[str, Any]:
+def _temperature(algorithm: str, temperature: float | None) -> dict[str, Any]:
     """The field of a rule, for an algorithm that has it."""
-    check_positive("temperature", temperature)
+    if temperature is not None:
+        check_positive("temperature", temperature)
     fields = getattr(ALGORITHM_REGISTRY.get(algorithm), "__dataclass_fields__", {})
     return {"temperature": temperature} if "temperature" in fields else {}
 

@@ -210,6 +210,7 @@ def test_inject_hyperparams():
         ("hess_init", 0.0),
         ("hess_init", -1),
         ("clip_radius", 0.0),
+        ("clip_norm", 0.0),
         ("weight_decay", -1e-4),
         ("b1", 1.0),
         ("b2", 1.5),
