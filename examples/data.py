@@ -7,12 +7,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from bmrpruner.study.idx import Dataset, read_dataset
+from bmrpruner.study.idx import Dataset, read_dataset, standardise
 
 
 def load(directory: Path | None) -> Dataset:
-    """The IDX files of a directory, or the digits that scikit-learn brings along."""
-    return digits() if directory is None else idx_directory(directory)
+    """The IDX files of a directory, or else the digits of scikit-learn, standardised."""
+    return standardise(digits()) if directory is None else idx_directory(directory)
 
 
 def digits() -> Dataset:

@@ -42,7 +42,7 @@ class Settings:
     seeds: int = 3
     """How many random seeds to run; the table shows mean ± standard deviation."""
     epochs: int | None = None
-    """Passes through the training data; by default 20 for IDX files, 80 for the digits."""
+    """Passes through the training data; by default 20 for IDX files, 160 for the digits."""
     quick: bool = False
     """A short form for a first check: one seed, one sparsity, few epochs."""
 
@@ -269,7 +269,7 @@ def make_plan(settings: Settings, data: Dataset) -> Plan:
     """LeCun's 784-300-100-10 for IDX files, and something smaller for the digits."""
     examples, pixels = data.train_images.shape
     if settings.data is None:
-        return Plan((pixels, 128, 64, 10), examples, 64, settings.epochs or 80)
+        return Plan((pixels, 128, 64, 10), examples, 64, settings.epochs or 160)
     return Plan((pixels, 300, 100, 10), examples, 100, settings.epochs or 20)
 
 
