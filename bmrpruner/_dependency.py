@@ -68,28 +68,38 @@ def by_leaf(group: Any) -> dict[Key, dict[int, np.ndarray]]:
     }
 
 
-def owned_leaves(groups: Sequence[Any], tree: PyTree) -> dict[Key, Any]:
-    """The leaves of a tree that units of groups which are not frozen own a part of.
+def shapes_of(tree: PyTree) -> dict[Key, tuple[int, ...] | None]:
+    """The shape of each leaf of a tree, None for what is no array."""
+    return {key: tuple(leaf.shape) if is_array(leaf) else None for key, leaf in keyed_leaves(tree)}
+
+
+def owned_shapes(groups: Sequence[Any], shapes: Mapping[Key, Any]) -> dict[Key, tuple[int, ...]]:
+    """The shapes of the leaves that units own a part of, of groups that are not frozen.
+
+    Args:
+      groups: `structure.Group`s.
+      shapes: Of all leaves, as from `shapes_of`.
 
     Raises:
       ValueError: If a leaf is not there, or has not the axis or the indices that a group names.
     """
-    leaves, owned = dict(keyed_leaves(tree)), {}
+    owned = {}
     for i, group in enumerate(groups):
         for key, axes in by_leaf(group).items() if group.frozen is None else ():
-            owned[key] = _leaf(f"groups[{i}].members", key, leaves)
+            owned[key] = _shape(f"groups[{i}].members", key, shapes)
             for axis, indices in axes.items():
-                _check_fits(f"groups[{i}].members", key, owned[key].shape, axis, indices)
+                _check_fits(f"groups[{i}].members", key, owned[key], axis, indices)
     return owned
 
 
 def check_owned(groups: Sequence[Any], cost: Any, params: PyTree) -> None:
     """Raise a ValueError unless groups and costs fit parameters, which are floating-point."""
-    for key, leaf in owned_leaves(groups, params).items():
-        if not is_prunable(leaf):
+    leaves = dict(keyed_leaves(params))
+    for key in owned_shapes(groups, shapes_of(params)):
+        if not is_prunable(leaves[key]):
             raise ValueError(
                 f"groups: expected units of floating-point leaves, got {join(key)!r}, of "
-                f"{leaf.dtype}; leave out the groups that own a part of it."
+                f"{leaves[key].dtype}; leave out the groups that own a part of it."
             )
     cost_shares("parameters" if cost == "units" else cost, params)
 
@@ -104,13 +114,12 @@ def cost_shares(cost: Any, tree: PyTree) -> dict[Key, float]:
     Raises:
       ValueError: If `cost` names a leaf that is not there.
     """
-    leaves = dict(keyed_leaves(tree))
+    shapes = shapes_of(tree)
     if isinstance(cost, str):
-        cost = dict.fromkeys(leaves, 1.0)
-    for key in cost:
-        if key not in leaves:
-            _leaf("cost", key, leaves)
-    sizes = {key: leaves[key].size for key in cost if is_array(leaves[key])}
+        cost = dict.fromkeys(shapes, 1.0)
+    for key in cost.keys() - shapes.keys():
+        _shape("cost", key, shapes)
+    sizes = {key: math.prod(shapes[key] or ()) for key in cost if shapes[key] is not None}
     costs = {key: float(cost[key]) * size for key, size in sizes.items()}
     total = math.fsum(costs.values())
     if not total:
@@ -118,20 +127,20 @@ def cost_shares(cost: Any, tree: PyTree) -> dict[Key, float]:
     return {key: value / total for key, value in costs.items() if value}
 
 
-def _leaf(field: str, key: Key, leaves: dict[Key, Any]) -> Any:
-    """The array of a key path, or a ValueError that names the field."""
-    names = [join(known) for known, leaf in leaves.items() if is_array(leaf)]
-    if key not in leaves:
+def _shape(field: str, key: Key, shapes: Mapping[Key, Any]) -> tuple[int, ...]:
+    """The shape of the array at a key path, or a ValueError that names the field."""
+    names = [join(known) for known, shape in shapes.items() if shape is not None]
+    if key not in shapes:
         raise ValueError(
             f"{field}: expected leaves of the parameters, got {join(key)!r}, which is not there."
             + did_you_mean(join(key), names, cutoff=0.0)
         )
-    if not is_array(leaves[key]):
+    if shapes[key] is None:
         raise ValueError(
             f"{field}: expected leaves with scores, got {join(key)!r}, which has none: it is no "
             "array of floating-point numbers, or its gradient or posterior is missing."
         )
-    return leaves[key]
+    return shapes[key]
 
 
 def _check_fits(

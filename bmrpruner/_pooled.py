@@ -11,7 +11,7 @@ from bmrpruner import _groups
 from bmrpruner._dependency import cost_shares
 from bmrpruner._masks import MASK_DTYPE
 from bmrpruner._tree import PyTree, map_leaves
-from bmrpruner._units import Units
+from bmrpruner._units import units_of
 from bmrpruner.mask_calculator import keep_count
 from bmrpruner.sparsity_types import Group
 
@@ -58,7 +58,7 @@ class PooledUnits:
 
     def __init__(self, updater: Any, scores: PyTree):
         kind = updater.sparsity_type
-        self._tree, self._units = scores, Units(kind.groups, scores)
+        self._tree, self._units = scores, units_of(kind, scores)
         self._costs = None if kind.cost == "units" else cost_shares(kind.cost, scores)
         compared = map_leaves(lambda s: None if s is None else updater._comparable(s), scores)
         own = updater._unit_scores(compared, self._units.add_up)

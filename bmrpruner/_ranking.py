@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner import mask_calculator, selection
-from bmrpruner._dependency import owned_leaves
+from bmrpruner._dependency import owned_shapes, shapes_of
 from bmrpruner._masks import MASK_DTYPE
 from bmrpruner._pooled import PooledUnits
 from bmrpruner._tree import Key, PyTree, is_prunable, join, keyed_leaves, map_leaves, map_with_key
@@ -32,7 +32,7 @@ def ranked_leaves(updater: Any, tree: PyTree) -> PyTree:
       tree: Parameters, or scores.
     """
     if isinstance(updater.sparsity_type, Group):
-        owned = owned_leaves(updater.sparsity_type.groups, tree)
+        owned = owned_shapes(updater.sparsity_type.groups, shapes_of(tree))
         return map_with_key(lambda key, leaf: True if key in owned else None, tree)
     accepts = updater.filter_fn or NOT_DIM_ONE_FILTER_FN
     exceptions = updater.custom_sparsity_map or {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner import selection
-from bmrpruner._dependency import by_leaf, owned_leaves
+from bmrpruner._dependency import by_leaf, owned_shapes, shapes_of
 from bmrpruner._masks import MASK_DTYPE
 from bmrpruner._sharding import gathered, sharded_like
 from bmrpruner._tree import Key, PyTree, keyed_leaves, map_with_key
@@ -34,12 +34,16 @@ class _Axis(NamedTuple):
         return owners
 
 
+# One program for each `Units`, of which there is one for each tree that a `Group` meets.
+_compiled = functools.partial(jax.jit, static_argnums=0)
+
+
 class Units:
     """The units of all groups that are not frozen, numbered group by group.
 
     Args:
       groups: `structure.Group`s.
-      tree: Parameters or scores, whose leaves the groups name.
+      shapes: The shapes of all leaves of a tree, None for what is no array.
 
     Attributes:
       count: How many units there are.
@@ -49,13 +53,13 @@ class Units:
       ValueError: If a group names a leaf, an axis or an index that is not there.
     """
 
-    def __init__(self, groups: Sequence[Any], tree: PyTree):
+    def __init__(self, groups: Sequence[Any], shapes: Mapping[Key, Any]):
         free = [group for group in groups if group.frozen is None]
         sizes = [group.size for group in free]
         self.count, self.groups = sum(sizes), len(free)
         self._family = np.repeat(np.arange(self.groups, dtype=np.int32), sizes)
-        self._leaves = owned_leaves(groups, tree)
-        self._axes: dict[Key, list[list[_Axis]]] = {key: [] for key in self._leaves}
+        self._shapes = owned_shapes(groups, shapes)
+        self._axes: dict[Key, list[list[_Axis]]] = {key: [] for key in self._shapes}
         for group, first in zip(free, np.cumsum([0, *sizes]), strict=False):
             for key, axes in by_leaf(group).items():
                 owned = [_Axis(int(first), axis, indices) for axis, indices in axes.items()]
@@ -85,6 +89,7 @@ class Units:
         remains = self._total({key: ~absent for key, absent in gone.items()})
         return jnp.where(remains, total, jnp.full_like(total, -jnp.inf))
 
+    @_compiled
     def protect(self, scores: jax.Array) -> jax.Array:
         """The scores, +inf for the best unit of each group and lower for all others."""
         ranks = self.ranks(scores)
@@ -106,16 +111,8 @@ class Units:
         Returns:
           A tree of uint8 masks, None where no unit owns anything.
         """
-
-        def mask(key: Key, leaf: Any) -> Any:
-            if key not in self._axes:
-                return None
-            stays = jnp.ones(leaf.shape, bool)
-            for axis, alive in self._alive(key, keep):
-                stays &= jnp.expand_dims(alive, _others(axis, leaf.ndim))
-            return sharded_like(stays.astype(MASK_DTYPE), leaf)
-
-        return map_with_key(mask, tree)
+        masks = self._masks(keep)
+        return map_with_key(lambda key, leaf: sharded_like(masks.get(key), leaf), tree)
 
     def most_within(self, scores: jax.Array, share: Any, costs: dict[Key, float]) -> jax.Array:
         """How many of the best units together have at most a share of the cost; see `_share`."""
@@ -125,6 +122,7 @@ class Units:
         """How many of the best units together have at least a share of the cost; see `_share`."""
         return jnp.minimum(self._first_above(scores, share - _ROUNDING, costs), self.count)
 
+    @_compiled
     def _first_above(self, scores: jax.Array, share: Any, costs: dict[Key, float]) -> jax.Array:
         """The least number of best units with more than a share; one more than all if none."""
         ranks = self.ranks(scores)
@@ -157,6 +155,17 @@ class Units:
             total += functools.reduce(jnp.multiply, parts, jnp.float32(cost))
         return total
 
+    @_compiled
+    def _masks(self, keep: jax.Array) -> dict[Key, jax.Array]:
+        masks = {}
+        for key, shape in self._shapes.items():
+            stays = jnp.ones(shape, bool)
+            for axis, alive in self._alive(key, keep):
+                stays &= jnp.expand_dims(alive, _others(axis, len(shape)))
+            masks[key] = stays.astype(MASK_DTYPE)
+        return masks
+
+    @_compiled
     def _total(self, leaves: dict[Key, jax.Array]) -> jax.Array:
         """The sum over what each unit owns of some leaves, or of booleans whether any is true."""
         sums: list[list[jax.Array]] = [[] for _ in range(self.groups)]
@@ -168,12 +177,22 @@ class Units:
 
     def _alive(self, key: Key, keep: jax.Array) -> Iterator[tuple[int, jax.Array]]:
         """For each axis of a leaf that units own a part of, which indices stay."""
-        shape = self._leaves[key].shape
+        shape = self._shapes[key]
         stays = jnp.concatenate([keep, jnp.ones_like(keep, shape=(1,))]) != 0
         for axis in {part.axis: None for axes in self._axes[key] for part in axes}:
             parts = [part for axes in self._axes[key] for part in axes if part.axis == axis]
             owners = [part.owners(shape[axis], self.count) for part in parts]
             yield axis, functools.reduce(jnp.logical_and, (stays[owner] for owner in owners))
+
+
+def units_of(kind: Any, tree: PyTree) -> Units:
+    """The units of a `sparsity_types.Group` in a tree of parameters or scores."""
+    return _units_of(kind, tuple(shapes_of(tree).items()))
+
+
+@functools.lru_cache(maxsize=32)
+def _units_of(kind: Any, shapes: tuple[tuple[Key, Any], ...]) -> Units:
+    return Units(kind.groups, dict(shapes))
 
 
 def _over_members(axes: list[_Axis], values: jax.Array) -> jax.Array:
