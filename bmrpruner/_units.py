@@ -178,7 +178,7 @@ class Units:
     def _alive(self, key: Key, keep: jax.Array) -> Iterator[tuple[int, jax.Array]]:
         """For each axis of a leaf that units own a part of, which indices stay."""
         shape = self._shapes[key]
-        stays = jnp.concatenate([keep, jnp.ones_like(keep, shape=(1,))]) != 0
+        stays = jnp.concatenate([keep, jnp.ones_like(keep, shape=(1,))]).astype(bool)
         for axis in {part.axis: None for axes in self._axes[key] for part in axes}:
             parts = [part for axes in self._axes[key] for part in axes if part.axis == axis]
             owners = [part.owners(shape[axis], self.count) for part in parts]
