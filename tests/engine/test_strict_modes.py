@@ -41,7 +41,9 @@ CASES = [(name, "unstructured") for name in bmrpruner.all_algorithm_names()] + [
 ]
 ALONE = [case for case in CASES if case[1] in ("unstructured", "units", "parameters")]
 EACH = np.arange(8)[:, None]
-UNITS = [Family(8, tuple(((name,), axis, EACH) for name, axis in (("w", 1), ("deep", 2), ("b", 0))))]
+UNITS = [
+    Family(8, tuple(((name,), axis, EACH) for name, axis in (("w", 1), ("deep", 2), ("b", 0))))
+]
 
 
 def make_step(name, kind="unstructured"):

@@ -160,3 +160,11 @@ def select(scores, sparsity, cost):
             if left / whole <= 1 - sparsity + 1e-6:
                 break
     return keep
+
+
+def assert_masks(found, keep):
+    expected = masks_of(keep)
+    for key, mask in named(found).items():
+        assert (mask is None) == (key not in expected), key
+        if mask is not None:
+            np.testing.assert_array_equal(mask, expected[key], str(key))

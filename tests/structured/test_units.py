@@ -15,19 +15,12 @@ from bmrpruner._units import units_of
 from bmrpruner.sparsity_types import Group
 from bmrpruner.structure import Group as Family
 from tests.structured import families
+from tests.structured.families import assert_masks
 
 PARAMS = families.tree()
 POSTERIOR = bmrpruner.DiagonalGaussian(
     PARAMS, jax.tree.map(lambda x: 2 + jnp.abs(jnp.sin(3 * x)), PARAMS)
 )
-
-
-def assert_masks(found, keep):
-    expected = families.masks_of(keep)
-    for key, mask in families.named(found).items():
-        assert (mask is None) == (key not in expected), key
-        if mask is not None:
-            np.testing.assert_array_equal(mask, expected[key], str(key))
 
 
 @pytest.fixture(scope="module")
