@@ -205,6 +205,11 @@ def check_group_fields(updater: Any) -> None:
             f"scope: expected 'global' with {kind}, as units have parts in several leaves, got "
             f"{updater.scope!r}."
         )
+    if updater.threshold is not None and kind.cost != "units":
+        raise ValueError(
+            "cost, threshold: expected 'units' with a threshold, which takes no share of the cost, "
+            f"got {kind} and {updater.threshold}."
+        )
     own = {field.name: field.default for field in dataclasses.fields(updater)}
     for field in ("filter_fn", "custom_sparsity_map", "topk_fn"):
         given = getattr(updater, field)

@@ -38,7 +38,8 @@ class AdaptiveBMR(BMRPruning):
     is none. There is no `threshold`: `log_odds` is the one that the first round asks for.
 
     Attributes:
-      sparsity: Largest fraction of all groups (or weights) that may ever be pruned.
+      sparsity: Largest fraction of all groups (or weights) that may ever be pruned; of the cost
+        that a `sparsity_types.Group` names.
       custom_sparsity_map: None by key path, to exempt a leaf.
       log_odds: ΔF in nats that the first round asks for.
       max_share: Largest fraction of the remaining groups that one round may prune, in (0, 1].

@@ -189,6 +189,22 @@ def test_random_units_have_equal_chances():
     assert abs(np.mean(first) - 0.75) < 0.05
 
 
+def test_random_units_that_went_do_not_come_back():
+    params = {"w": jnp.ones((12, 8))}
+    rows = Family(12, ((("w",), 0, families.each(12)),))
+    columns = Family(8, ((("w",), 1, families.each(8)),))
+    pruner = bmrpruner.RandomPruning(sparsity=0.5, sparsity_type=Group([rows, columns]))
+    state = pruner.init_state(params)
+    update = jax.jit(lambda state: pruner.update_state(state, params, None))
+    for count, sparsity in enumerate((0.2, 0.2, 0.5)):
+        before = state.masks["w"]
+        asked = {"count": jnp.int32(count), "target_sparsities": jnp.float32(sparsity)}
+        state = update(state._replace(**asked))
+        mask = np.asarray(state.masks["w"])
+        assert np.all(mask <= before)
+        assert mask.any(0).sum() + mask.any(1).sum() == round(20 * (1 - sparsity))
+
+
 def test_a_frozen_group_and_a_leaf_of_no_group_have_no_masks():
     masks = (
         MagnitudePruning(sparsity=0.5, sparsity_type=families.KINDS["units"])

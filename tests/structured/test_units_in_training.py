@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import bmrpruner
-from bmrpruner import posteriors
+from bmrpruner import posteriors, sparsity_types, structure
 from tests.structured import families
 from tests.structured.families import assert_masks
 
@@ -126,7 +126,7 @@ def squares(params):
 
 
 def test_units_of_each_forward_pass():
-    pruner = bmrpruner.SteRandomPruning(sparsity=0.5, sparsity_type=families.KINDS["units"])
+    pruner = bmrpruner.SteMagnitudePruning(sparsity=0.5, sparsity_type=families.KINDS["units"])
     forward = jax.jit(pruner.pre_forward_update)(PARAMS, pruner.init_state(PARAMS))
     gone = {key: x == 0 for key, x in families.named(forward).items()}
     whole = [
@@ -140,19 +140,17 @@ def test_units_of_each_forward_pass():
 
 def test_static_masks_of_random_units():
     """Drawn once; the share of parameters is what was asked for, to within the largest unit."""
+    params = {"w": jnp.ones((12, 8)), "b": jnp.ones(5)}
+    rows = structure.Group(12, ((("w",), 0, families.each(12)),))
+    columns = structure.Group(8, ((("w",), 1, families.each(8)),))
     pruner = bmrpruner.algorithms.StaticRandomSparse(
-        sparsity=0.5, sparsity_type=families.KINDS["parameters"]
+        sparsity=0.5, sparsity_type=sparsity_types.Group([rows, columns], "parameters")
     )
-    state = jax.jit(pruner.init_state)(PARAMS)
-    assert pruner.update_state(state, PARAMS, PARAMS) is state
-    left = [PARAMS[part][name] if mask is None else mask for (part, name), mask in masks_of(state)]
-    kept, whole = sum(np.count_nonzero(x) for x in left), sum(x.size for x in left)
-    largest = max(sum(where.sum() for where in parts.values()) for parts in families.OWNED)
-    assert 0.5 * whole - largest <= kept <= 0.5 * whole
-
-
-def masks_of(state):
-    return families.named(state.masks).items()
+    state = pruner.init_state(params)
+    assert pruner.update_state(state, params, params) is state
+    mask = np.asarray(state.masks["w"])
+    np.testing.assert_array_equal(mask, np.outer(mask.any(1), mask.any(0)))
+    assert 101 / 2 - 12 <= mask.sum() + 5 <= 101 / 2
 
 
 def evidence(posterior, masks):
