@@ -70,7 +70,7 @@ class PooledUnits:
         if self._costs is None:
             return jnp.maximum(keep_count(units.count, sparsity), units.groups)
         most = units.most_within(self.scores[0], 1 - sparsity, self._costs)
-        return jnp.maximum(most, units.groups)
+        return jnp.where(sparsity == 0, units.count, jnp.maximum(most, units.groups))
 
     def fewest(self, cap: Any) -> jax.Array:
         """How many units stay at least where a fraction `cap` of the cost may go."""

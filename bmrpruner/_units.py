@@ -102,7 +102,7 @@ class Units:
         return jnp.argsort(jnp.argsort(~selection.order_key(scores)))
 
     def masks(self, keep: jax.Array, tree: PyTree) -> PyTree:
-        """Masks of the weights that no unit owns that goes.
+        """Masks of what stays: the weights of which no owner goes.
 
         Args:
           keep: Whether each unit stays: (count,).
@@ -148,12 +148,12 @@ class Units:
           keep: Whether each unit stays: (count,).
           costs: The share of the cost that each leaf has when it is whole.
         """
-        total = jnp.zeros([], jnp.float32)
+        left = []
         for key, cost in costs.items():
             alive = self._alive(key, keep) if key in self._axes else ()
             parts = (jnp.mean(stays, dtype=jnp.float32) for _, stays in alive)
-            total += functools.reduce(jnp.multiply, parts, jnp.float32(cost))
-        return total
+            left.append(functools.reduce(jnp.multiply, parts, jnp.asarray(cost, jnp.float32)))
+        return jnp.sum(jnp.stack(left))
 
     @_compiled
     def _masks(self, keep: jax.Array) -> dict[Key, jax.Array]:
