@@ -36,7 +36,7 @@ def check_state(updater: Any, state: Any, params: PyTree) -> None:
     if updater.scope == "global":
         if targets is not None and not jax.tree_util.all_leaves([targets]):
             raise _foreign(name, "target_sparsities", "one number for the whole network", targets)
-        targets = ranked_leaves(params, updater.filter_fn, updater.custom_sparsity_map)
+        targets = ranked_leaves(updater, params)
     elif updater.sparsity_distribution_fn is None:
         return
     leaves = keyed_leaves(params)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner._sharding import gathered
-from bmrpruner.sparsity_types import Block, Channel, NByM, as_sparsity_type, check_shape
+from bmrpruner.sparsity_types import Block, Channel, Group, NByM, as_sparsity_type, check_shape
 
 
 def pool(scores: jax.Array, sparsity_type: Any, how: str = "sum") -> jax.Array:
@@ -28,7 +28,7 @@ def pool(scores: jax.Array, sparsity_type: Any, how: str = "sum") -> jax.Array:
       As `scores` where weights are their own groups, (channels,), or (block rows, block columns).
 
     Raises:
-      ValueError: For an N:M pattern, or an axis that the scores do not have.
+      ValueError: For an N:M pattern or dependency groups, or an axis that the scores lack.
 
     Example:
       >>> pool(jnp.array([[1., 2., 3.], [-jnp.inf, 2., 1.]]), Channel(0))
@@ -39,6 +39,11 @@ def pool(scores: jax.Array, sparsity_type: Any, how: str = "sum") -> jax.Array:
             raise ValueError(
                 f"sparsity_type: expected groups that go as a whole, got {sparsity_type}, "
                 "which keeps N of every M."
+            )
+        case Group():
+            raise ValueError(
+                f"sparsity_type: expected groups of one array, got {sparsity_type}, which run over "
+                "the leaves of a tree."
             )
         case Channel(axis=axis):
             check_shape(sparsity_type, scores.shape, "scores")
@@ -102,6 +107,17 @@ def spread(mask: jax.Array, sparsity_type: Any, shape: tuple[int, ...]) -> jax.A
             full = jnp.repeat(full, width, axis=1)[:, :columns]
             return jnp.broadcast_to(full[:, :, None], (rows, columns, depth)).reshape(shape)
     return mask
+
+
+def squared(scores: jax.Array) -> jax.Array:
+    """Squares of scores; -inf, which says that a weight is gone, stays.
+
+    Example:
+      >>> squared(jnp.array([-2.0, -jnp.inf])).tolist()
+      [4.0, -inf]
+    """
+    scores = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))  # or squares overflow
+    return jnp.where(jnp.isneginf(scores), scores, jnp.square(scores))
 
 
 def _pool_blocks(scores: jax.Array, height: int, width: int, how: str) -> jax.Array:

@@ -11,28 +11,31 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner import mask_calculator, selection
+from bmrpruner._dependency import owned_shapes, shapes_of
 from bmrpruner._masks import MASK_DTYPE
+from bmrpruner._pooled import PooledUnits
 from bmrpruner._tree import Key, PyTree, is_prunable, join, keyed_leaves, map_leaves, map_with_key
 from bmrpruner.sparsity_distributions import (
     NOT_DIM_ONE_FILTER_FN,
-    CustomSparsityMapType,
-    FilterFnType,
     filter_key,
 )
-from bmrpruner.sparsity_types import fits
+from bmrpruner.sparsity_types import Group, fits
 
 
-def ranked_leaves(
-    tree: PyTree, filter_fn: FilterFnType | None, custom: CustomSparsityMapType | None
-) -> PyTree:
+def ranked_leaves(updater: Any, tree: PyTree) -> PyTree:
     """True for each leaf of a tree that may be pruned, None for the others.
 
     Args:
+      updater: With dependency groups, leaves that a unit owns a part of may be pruned. Else
+        `filter_fn` says which, None for those of two axes or more; `custom_sparsity_map` wins over
+        it, and None in it exempts a leaf.
       tree: Parameters, or scores.
-      filter_fn: `(key, leaf) -> bool`; None for leaves of two axes or more.
-      custom: Sparsity by key path; it wins over the filter, and None in it exempts a leaf.
     """
-    accepts, exceptions = filter_fn or NOT_DIM_ONE_FILTER_FN, custom or {}
+    if isinstance(updater.sparsity_type, Group):
+        owned = owned_shapes(updater.sparsity_type.groups, shapes_of(tree))
+        return map_with_key(lambda key, leaf: True if key in owned else None, tree)
+    accepts = updater.filter_fn or NOT_DIM_ONE_FILTER_FN
+    exceptions = updater.custom_sparsity_map or {}
 
     def is_ranked(key: Key, leaf: Any) -> bool | None:
         name = filter_key(key)
@@ -59,8 +62,10 @@ def masks_of(updater: Any, scores: PyTree, sparsities: PyTree) -> PyTree:
     Raises:
       ValueError: If a leaf is to be pruned and has no score.
     """
+    if isinstance(updater.sparsity_type, Group):
+        return _unit_masks(updater, scores, sparsities)
     if updater.scope == "global":
-        ranked = ranked_leaves(scores, updater.filter_fn, updater.custom_sparsity_map)
+        ranked = ranked_leaves(updater, scores)
         if updater.threshold is None:
             return _joint_masks(updater, scores, sparsities, ranked)
         sparsities = map_leaves(lambda is_ranked: is_ranked and 0.0, ranked)
@@ -68,6 +73,13 @@ def masks_of(updater: Any, scores: PyTree, sparsities: PyTree) -> PyTree:
     if updater.threshold is None and updater.topk_fn is mask_calculator.topk_mask_calculator:
         return mask_calculator.topk_masks(scores, sparsities)
     return map_leaves(functools.partial(_layer_mask, updater), sparsities, scores)
+
+
+def _unit_masks(updater: Any, scores: PyTree, sparsity: Any) -> PyTree:
+    pool = PooledUnits(updater, scores)
+    if updater.threshold is not None:
+        return pool.masks([pool.scores[0] > updater._lowest_kept_score])
+    return pool.masks(selection.top_masks_jointly(pool.scores, pool.most(sparsity)))
 
 
 def _layer_mask(updater: Any, sparsity: Any, score: Any) -> Any:

@@ -1,17 +1,51 @@
-"""Checks of an updater's settings against each other, when it is made."""
+"""What an updater's settings are by default, and checks of them against each other."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
+from bmrpruner import mask_calculator, sparsity_distributions
 from bmrpruner._checks import accepted, check_sparsity, concrete, did_you_mean
-from bmrpruner.sparsity_types import NByM, Unstructured
+from bmrpruner.sparsity_types import Group, NByM, Unstructured, as_sparsity_type
 
 SCOPES = ("global", "layer")
 # Fields that are bound to the arguments of the same names of the distribution.
 BOUND = ("sparsity", "filter_fn", "custom_sparsity_map")
+DENSE = functools.partial(sparsity_distributions.uniform, sparsity=0.0)
+"""The distribution of an updater that is given none."""
+
+
+def settle(updater: Any) -> None:
+    """Give an updater the settings that follow from others where it was given none; check all.
+
+    Raises:
+      ValueError, TypeError: As `check_settings`.
+    """
+    updater.sparsity_type = as_sparsity_type(updater.sparsity_type)
+    if updater.scope is None:
+        updater.scope = default_scope(updater, updater.sparsity_type)
+    if updater.topk_fn is None and not isinstance(updater.sparsity_type, Group):
+        updater.topk_fn = mask_calculator.get_topk_fn(updater.sparsity_type)
+    if updater.rng_seed is None:
+        updater.rng_seed = jax.random.PRNGKey(8)
+    if updater.takes_settings:
+        check_settings(updater)
+        # A pattern that stands alone says how much; a distribution may still say where.
+        is_alone = updater.sparsity is None and updater.sparsity_distribution_fn is DENSE
+        if is_alone and isinstance(updater.sparsity_type, NByM):
+            updater.sparsity = pattern_sparsity(updater.sparsity_type)
+
+
+def default_scope(algorithm: Any, sparsity_type: Any) -> str:
+    """The scope of an algorithm (a class or an updater) that is given none."""
+    is_joint = isinstance(sparsity_type, Group)
+    return getattr(algorithm, "fixed_scope", None) or ("global" if is_joint else "layer")
 
 
 def check_settings(updater: Any) -> None:
@@ -21,6 +55,7 @@ def check_settings(updater: Any) -> None:
       ValueError: If two fields contradict each other, or one has an impossible value.
       TypeError: If a field is of a type that it cannot have.
     """
+    check_group_fields(updater)
     _check_scope(updater)
     _check_threshold(updater)
     check_sparsity_fields(updater)
@@ -155,13 +190,44 @@ def _check_pattern(updater: Any) -> None:
         )
 
 
+def check_group_fields(updater: Any) -> None:
+    """Raise a ValueError for a setting that would have no effect on dependency groups."""
+    kind, name = updater.sparsity_type, type(updater).__name__
+    if not isinstance(kind, Group):
+        return
+    if not updater.ranks_units:
+        raise ValueError(
+            f"sparsity_type: expected what lies in one leaf, as {name} works leaf by leaf, got "
+            f"{kind}."
+        )
+    if updater.scope != "global":
+        raise ValueError(
+            f"scope: expected 'global' with {kind}, as units have parts in several leaves, got "
+            f"{updater.scope!r}."
+        )
+    if updater.threshold is not None and kind.cost != "units":
+        raise ValueError(
+            "cost, threshold: expected 'units' with a threshold, which takes no share of the cost, "
+            f"got {kind} and {updater.threshold}."
+        )
+    own = {field.name: field.default for field in dataclasses.fields(updater)}
+    for field in ("filter_fn", "custom_sparsity_map", "topk_fn"):
+        given = getattr(updater, field)
+        if given and given is not own[field]:
+            raise ValueError(
+                f"{field}: expected none with {kind}, whose groups name what may go (leave one out "
+                f"to keep it whole), got {given!r}."
+            )
+
+
 def check_groups_are_layerwise(updater: Any) -> None:
     """Raise if groups are to be ranked over the whole network by an updater that cannot.
 
     Raises:
       UnrankableError: A ValueError, and an AttributeError as JaxPruner's.
     """
-    if updater.threshold is None and not isinstance(updater.sparsity_type, Unstructured):
+    is_ranked = isinstance(updater.sparsity_type, Unstructured | Group)
+    if updater.threshold is None and not is_ranked:
         raise UnrankableError(
             f"scope, sparsity_type: expected 'layer' for groups, as {type(updater).__name__} "
             f"ranks only single weights globally, got 'global' with {updater.sparsity_type}."

@@ -8,11 +8,17 @@ import jax
 import jax.numpy as jnp
 
 from bmrpruner._checks import accepted
+from bmrpruner._dependency import check_owned
 from bmrpruner._ranking import ranked_leaves
-from bmrpruner._settings import BOUND, asked_sparsity, check_groups_are_layerwise
+from bmrpruner._settings import (
+    BOUND,
+    asked_sparsity,
+    check_group_fields,
+    check_groups_are_layerwise,
+)
 from bmrpruner._tree import PyTree, check_params, is_array, is_none, join, keyed_leaves
 from bmrpruner.sparsity_distributions import checked_custom_map
-from bmrpruner.sparsity_types import check_shape
+from bmrpruner.sparsity_types import Group, check_shape
 
 
 def as_arrays(targets: PyTree) -> PyTree:
@@ -41,14 +47,17 @@ def global_target(updater: Any, params: PyTree) -> Any:
 
     Raises:
       UnrankableError: If groups are to be ranked by an updater that ranks single weights.
-      ValueError: If something is to be pruned and every leaf is exempt.
+      ValueError: If something is to be pruned and every leaf is exempt, or dependency groups are
+        those of other parameters.
     """
     if not updater.ranks_groups:
         check_groups_are_layerwise(updater)
     check_params(params)
     checked_custom_map(params, updater.custom_sparsity_map)
-    ranked = ranked_leaves(params, updater.filter_fn, updater.custom_sparsity_map)
-    _check_any_prunable(updater, params, ranked)
+    check_group_fields(updater)
+    if isinstance(updater.sparsity_type, Group):
+        check_owned(updater.sparsity_type.groups, updater.sparsity_type.cost, params)
+    _check_any_prunable(updater, params, ranked_leaves(updater, params))
     return asked_sparsity(updater)
 
 

@@ -14,7 +14,7 @@ import optax
 import bmrpruner.algorithms  # noqa: F401  (its classes register themselves)
 from bmrpruner import sparsity_distributions, sparsity_schedules, sparsity_types
 from bmrpruner._checks import check_sparsity, concrete, did_you_mean
-from bmrpruner._settings import pattern_sparsity
+from bmrpruner._settings import default_scope, pattern_sparsity
 from bmrpruner.registry import ALGORITHM_REGISTRY, all_algorithm_names, register_algorithm
 from bmrpruner.sparsity_types import NByM
 
@@ -56,9 +56,10 @@ def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> 
       dist_type: `'uniform'` or `'erk'`.
       sparsity: Fraction to prune, in [0, 1]. It may be left out where a threshold, an N:M pattern
         or the evidence decides.
-      sparsity_type: A type, or a string such as `'2:4'`, `'block_4,4'`, `'channel_-1'`.
+      sparsity_type: A type, or a string such as `'2:4'`, `'block_4,4'`, `'channel_-1'`; a `Group`
+        as a keyword.
       scope: `'layer'` or `'global'`; by default the algorithm's own, which is `'layer'` but for
-        `adaptive_bmr` and those whose names begin with `global_`.
+        `adaptive_bmr`, those whose names begin with `global_`, and a `Group`.
       filter_fn, custom_sparsity_map: See `BaseUpdater`.
       update_freq, update_start_step, update_end_step: The schedule: never without a start, one
         shot if the start is the end, and the cubic schedule otherwise. A `scheduler` given wins.
@@ -144,7 +145,7 @@ def _sparsity_fields(
     options = {key: config[key] for key in ("filter_fn", "custom_sparsity_map") if config.get(key)}
     if "custom_sparsity_map" in options:
         options["custom_sparsity_map"] = dict(options["custom_sparsity_map"])
-    scope = config.get("scope") or getattr(algorithm, "fixed_scope", None) or "layer"
+    scope = config.get("scope") or default_scope(algorithm, sparsity_type)
     stated = {"scope": scope} if config.get("scope") else {}
     if _needs_sparsity(algorithm, config, sparsity_type):
         options["sparsity"] = _required(config, "sparsity")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -11,11 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from bmrpruner import mask_calculator, sparsity_distributions
 from bmrpruner._masks import MASK_DTYPE, pack_tree
 from bmrpruner._ranking import masks_of, ranked_leaves
 from bmrpruner._scoring import check_keywords, scores_of
-from bmrpruner._settings import check_settings, check_sparsity_fields, pattern_sparsity
+from bmrpruner._settings import DENSE, check_sparsity_fields, settle
 from bmrpruner._sharding import sharded_like
 from bmrpruner._state import stored_masks
 from bmrpruner._targets import as_arrays, global_target, layer_targets
@@ -25,11 +23,9 @@ from bmrpruner.registry import register_algorithm
 from bmrpruner.sparse_state import SparseState, apply_mask
 from bmrpruner.sparsity_distributions import CustomSparsityMapType, FilterFnType
 from bmrpruner.sparsity_schedules import NoUpdateSchedule
-from bmrpruner.sparsity_types import Block, NByM, SparsityType, Unstructured, as_sparsity_type
+from bmrpruner.sparsity_types import Block, Group, SparsityType, Unstructured
 
 __all__ = ["BaseUpdater", "NoPruning", "SparseState", "apply_mask"]
-
-_DENSE = functools.partial(sparsity_distributions.uniform, sparsity=0.0)
 
 
 @dataclasses.dataclass(eq=False)
@@ -45,7 +41,8 @@ class BaseUpdater:
       scheduler: When to refresh the masks, and to what sparsity.
       skip_gradients: Take no gradient step where the masks are refreshed.
       is_sparse_gradients: Mask the gradients before the inner optimizer sees them.
-      sparsity_type: What is pruned together: a type, or a string such as `'2:4'`, `'4x4'`.
+      sparsity_type: What is pruned together: a type, or a string such as `'2:4'`, `'4x4'`. With a
+        `Group`, `scope` is `'global'`, and biases that go with a unit have masks too.
       sparsity_distribution_fn: `params -> tree of sparsities`; None leaves are exempt.
       rng_seed: JAX key, or an integer seed, for algorithms that draw noise.
       use_packed_masks: Store masks as bits.
@@ -77,7 +74,8 @@ class BaseUpdater:
     reads_posterior: ClassVar[bool] = False
     decides_sparsity: ClassVar[bool] = False  # `sparsity` is an upper bound that may be left out
     takes_settings: ClassVar[bool] = True
-    ranks_groups: ClassVar[bool] = False  # with scope='global', others than single weights
+    ranks_groups: ClassVar[bool] = False  # with scope='global', blocks and channels too
+    ranks_units: ClassVar[bool] = True  # of dependency groups
     stores_masks: ClassVar[bool] = True
     state_type: ClassVar[type] = SparseState
     fixed_scope: ClassVar[str | None] = None  # the one scope that it has
@@ -85,8 +83,8 @@ class BaseUpdater:
     scheduler: Any = dataclasses.field(default_factory=NoUpdateSchedule)
     skip_gradients: bool = False
     is_sparse_gradients: bool = False
-    sparsity_type: SparsityType | str = dataclasses.field(default_factory=Unstructured)
-    sparsity_distribution_fn: Callable[..., PyTree] | None = _DENSE
+    sparsity_type: SparsityType | Group | str = dataclasses.field(default_factory=Unstructured)
+    sparsity_distribution_fn: Callable[..., PyTree] | None = DENSE
     rng_seed: Any = None
     use_packed_masks: bool = False
     topk_fn: Callable[..., jax.Array] | None = None
@@ -104,19 +102,7 @@ class BaseUpdater:
         cls.__hash__ = object.__hash__  # type: ignore[method-assign]
 
     def __post_init__(self) -> None:
-        self.sparsity_type = as_sparsity_type(self.sparsity_type)
-        if self.scope is None:
-            self.scope = self.fixed_scope or "layer"
-        if self.topk_fn is None:
-            self.topk_fn = mask_calculator.get_topk_fn(self.sparsity_type)
-        if self.rng_seed is None:
-            self.rng_seed = jax.random.PRNGKey(8)
-        if self.takes_settings:
-            check_settings(self)
-            # A pattern that stands alone says how much; a distribution may still say where.
-            is_alone = self.sparsity is None and self.sparsity_distribution_fn is _DENSE
-            if is_alone and isinstance(self.sparsity_type, NByM):
-                self.sparsity = pattern_sparsity(self.sparsity_type)
+        settle(self)
 
     def calculate_scores(
         self,
@@ -138,7 +124,7 @@ class BaseUpdater:
             return map_leaves(lambda param: None, params)
         eligible = target_sparsities
         if self.scope == "global":
-            eligible = ranked_leaves(params, self.filter_fn, self.custom_sparsity_map)
+            eligible = ranked_leaves(self, params)
         return map_leaves(
             lambda param, target: None if target is None else jnp.ones_like(param, MASK_DTYPE),
             params,
@@ -275,6 +261,10 @@ class BaseUpdater:
     def _comparable(self, score: jax.Array) -> jax.Array:
         """A leaf's scores, as they are compared with those of other leaves."""
         return score
+
+    def _unit_scores(self, scores: PyTree, add_up: Callable[[PyTree], jax.Array]) -> jax.Array:
+        """The scores of dependency groups' units; `add_up` sums over all that each of them owns."""
+        return add_up(scores)
 
 
 @register_algorithm("no_prune")

@@ -17,6 +17,7 @@ from bmrpruner._tree import PyTree, map_leaves
 from bmrpruner.sparsity_types import (
     Block,
     Channel,
+    Group,
     NByM,
     as_sparsity_type,
     check_shape,
@@ -47,7 +48,8 @@ def get_topk_fn(sparsity_type: Any) -> TopkFnType:
       A function of an array of scores and a sparsity, both also by keyword, to a uint8 mask.
 
     Raises:
-      ValueError: If it is none of the types, or its numbers are impossible.
+      ValueError: If it is none of the types, its numbers are impossible, or it is dependency
+        groups, which no array has on its own.
 
     Example:
       >>> get_topk_fn(NByM(1, 2))(jnp.array([3., 4., 2., 1.]), 0.5)
@@ -65,6 +67,11 @@ def get_topk_fn(sparsity_type: Any) -> TopkFnType:
             return functools.partial(topk_n_by_m_mask_calculator, sparsity_type=pattern)
         case Channel() as channel:
             return functools.partial(topk_channel_mask_calculator, sparsity_type=channel)
+        case Group() as groups:
+            raise ValueError(
+                f"sparsity_type: expected one for a single array, got {groups}, which runs over "
+                "the leaves of a tree."
+            )
     return topk_mask_calculator
 
 

@@ -1,13 +1,19 @@
-"""What is pruned together: single weights, blocks, N of every M, or whole channels."""
+"""What is pruned together: single weights, blocks, N of every M, channels, or units of a model."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
+
+from bmrpruner._dependency import check_cost, check_groups
+from bmrpruner._tree import Key
 
 __all__ = [
     "Block",
     "Channel",
+    "Group",
     "NByM",
     "SparsityType",
     "Unstructured",
@@ -79,14 +85,69 @@ class Channel(NamedTuple):
     axis: int = -1
 
 
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Group:
+    """Whole units of a model, such as hidden neurons: all that the units of its groups own.
+
+    A unit's score is the sum over all weights that it owns, in whatever leaves, its biases and norm
+    scales included; weights that are already gone add nothing. All units of all groups are ranked
+    together, and the best of each group always stays. All leaves that a unit owns a part of have
+    masks, so that biases, which have none otherwise, go along. Frozen groups stay whole.
+
+    Attributes:
+      groups: `structure.Group`s, as `dependency_groups` finds them. Leave one out to keep it whole.
+      cost: What `sparsity` is a share of. `'units'` counts the units, rounded to the nearest.
+        `'parameters'` counts the numbers in all leaves that have scores, and a mapping from key
+        paths gives the cost of one entry of each leaf, such as its FLOPs: as few units go as leave
+        at most 1 - sparsity of the whole cost. A weight that units of two groups own is counted
+        once.
+
+    Raises:
+      TypeError: If `groups` or `cost` is of another type.
+      ValueError: If all groups are frozen, units of one group own the same index, or a cost is
+        impossible.
+
+    Example:
+      >>> import jax.numpy as jnp, numpy as np
+      >>> from bmrpruner import MagnitudePruning, structure
+      >>> neurons = np.arange(3)[:, None]
+      >>> hidden = structure.Group(3, ((('w',), 1, neurons), (('b',), 0, neurons)))
+      >>> params = {'w': jnp.array([[1., 5., 2.]]), 'b': jnp.array([3., 0., 1.])}
+      >>> pruner = MagnitudePruning(sparsity=1 / 3, sparsity_type=Group([hidden]))
+      >>> masks = pruner.instant_sparsify(params)[1]
+      >>> masks['w'].tolist(), masks['b'].tolist()
+      ([[1, 1, 0]], [1, 1, 0])
+
+    References:
+      Fang et al. 2023, https://arxiv.org/abs/2301.12900.
+    """
+
+    groups: Sequence[Any]
+    cost: str | Mapping[Key, float] = "units"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.groups, Sequence) or isinstance(self.groups, str):
+            raise TypeError(
+                f"groups: expected a sequence of groups, got a {type(self.groups).__name__}."
+            )
+        object.__setattr__(self, "groups", tuple(self.groups))
+        check_groups(self.groups)
+        check_cost(self.cost)
+
+    def __repr__(self) -> str:
+        units = sum(group.size for group in self.groups if group.frozen is None)
+        cost = self.cost if isinstance(self.cost, str) else "mapping"
+        return f"Group({len(self.groups)} groups, {units} units, cost={cost!r})"
+
+
 SparsityType = Unstructured | Block | NByM | Channel
-"""The union of the four types, for annotations."""
+"""The union of the types that work leaf by leaf, for annotations."""
 
 _FORMS = "'unstructured', 'nm_2,4' or '2:4', 'block_4,4' or '4x4', 'channel_-1'"
 
 
 def is_sparsity_type(instance_to_check: Any) -> bool:
-    """Whether the argument is an instance of one of the four types.
+    """Whether the argument is an instance of one of the types.
 
     Args:
       instance_to_check: Anything.
@@ -98,7 +159,7 @@ def is_sparsity_type(instance_to_check: Any) -> bool:
       >>> is_sparsity_type(NByM(2, 4)), is_sparsity_type(NByM)
       (True, False)
     """
-    return type(instance_to_check) in (Unstructured, Block, NByM, Channel)
+    return type(instance_to_check) in (Unstructured, Block, NByM, Channel, Group)
 
 
 def parse_sparsity_type(text: str) -> SparsityType:
@@ -130,7 +191,7 @@ def parse_sparsity_type(text: str) -> SparsityType:
     raise ValueError(f"Sparsity type: expected {_FORMS}, got {text!r}.")
 
 
-def as_sparsity_type(value: Any) -> SparsityType:
+def as_sparsity_type(value: Any) -> SparsityType | Group:
     """The sparsity type that a user gave: an instance, a string, or the class `Unstructured`.
 
     Args:
@@ -152,13 +213,13 @@ def as_sparsity_type(value: Any) -> SparsityType:
         return Unstructured()
     if not is_sparsity_type(value):
         raise ValueError(
-            f"Sparsity type: expected an Unstructured, Block, NByM or Channel, or {_FORMS}, "
+            f"Sparsity type: expected an Unstructured, Block, NByM, Channel or Group, or {_FORMS}, "
             f"got {value!r}."
         )
     return check_sparsity_type(value)
 
 
-def format_sparsity_type(sparsity_type: SparsityType | str) -> str:
+def format_sparsity_type(sparsity_type: SparsityType | Group | str) -> str:
     """The string that `parse_sparsity_type` reads back.
 
     Args:
@@ -168,7 +229,8 @@ def format_sparsity_type(sparsity_type: SparsityType | str) -> str:
       `'unstructured'`, `'nm_2,4'`, `'block_4,4'`, `'channel_-1'` and the like.
 
     Raises:
-      ValueError: If no string names it: a block by its maximum, N:M along an axis but the last.
+      ValueError: If no string names it: a block by its maximum, N:M along an axis but the last,
+        dependency groups.
 
     Example:
       >>> format_sparsity_type(Block((4, 4)))

@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from bmrpruner import _groups, selection
+from bmrpruner import selection
 from bmrpruner._checks import check_positive
-from bmrpruner._masks import MASK_DTYPE, as_plain, pack_tree
+from bmrpruner._masks import as_plain, pack_tree
+from bmrpruner._pooled import pooled
 from bmrpruner._scoring import scores_of
-from bmrpruner._tree import PyTree, is_none, map_leaves
+from bmrpruner._tree import PyTree, map_leaves
 from bmrpruner.algorithms.bmr_pruners import BMRPruning
 from bmrpruner.registry import register_algorithm
 from bmrpruner.sparse_state import AdaptiveState, Rounds
@@ -37,7 +38,8 @@ class AdaptiveBMR(BMRPruning):
     is none. There is no `threshold`: `log_odds` is the one that the first round asks for.
 
     Attributes:
-      sparsity: Largest fraction of all groups (or weights) that may ever be pruned.
+      sparsity: Largest fraction of all groups (or weights) that may ever be pruned; of the cost
+        that a `sparsity_types.Group` names.
       custom_sparsity_map: None by key path, to exempt a leaf.
       log_odds: ΔF in nats that the first round asks for.
       max_share: Largest fraction of the remaining groups that one round may prune, in (0, 1].
@@ -106,40 +108,26 @@ class AdaptiveBMR(BMRPruning):
         self, scores: PyTree, masks: PyTree, cap: Any, log_odds: jax.Array, max_share: float
     ) -> tuple[PyTree, tuple[jax.Array, ...]]:
         """New masks, and log-odds, qualified, pruned and nats of the round."""
-        pairs = [
-            (score, as_plain(mask, score))
-            for score, mask in zip(_leaves(scores, masks), _leaves(masks, masks), strict=True)
-            if mask is not None
-        ]
-        pooled = [
-            _groups.pool(jnp.where(mask, score, -jnp.inf), self.sparsity_type)
-            for score, mask in pairs
-        ]
-        alive = [score > -jnp.inf for score in pooled]
-        delta_f = [jnp.where(a, -score, -jnp.inf) for a, score in zip(alive, pooled, strict=True)]
+        pool = pooled(self, map_leaves(_left, masks, scores))
+        alive = [score > -jnp.inf for score in pool.scores]
+        pairs = list(zip(alive, pool.scores, strict=True))
+        delta_f = [jnp.where(a, -score, -jnp.inf) for a, score in pairs]
         left = _count(alive)
         qualified = _count([evidence >= log_odds for evidence in delta_f])
         bound = jnp.ceil(max_share * left.astype(jnp.float32)).astype(jnp.int32)
-        size = sum(array.size for array in alive)
-        stays = jnp.ceil(size * (1 - jnp.asarray(cap, jnp.float32))).astype(jnp.int32)
-        room = jnp.maximum(left - jnp.maximum(stays, 1), 0)
+        room = jnp.maximum(left - jnp.maximum(pool.fewest(cap), 1), 0)
         pruned = jnp.minimum(jnp.minimum(qualified, bound), room)
 
-        kept = selection.top_masks_jointly(pooled, left - pruned)
+        kept = selection.top_masks_jointly(pool.scores, left - pruned)
         nats = jnp.zeros([], jnp.float32)
         for a, keep, evidence in zip(alive, kept, delta_f, strict=True):
             nats += jnp.sum(jnp.where(a & (keep == 0), evidence, 0), dtype=jnp.float32)
-        spread = iter(
-            _groups.spread(keep, self.sparsity_type, mask.shape).astype(MASK_DTYPE)
-            for keep, (_, mask) in zip(kept, pairs, strict=True)
-        )
-        new = map_leaves(lambda mask: None if mask is None else next(spread), masks)
-        return new, (log_odds, qualified, pruned, nats)
+        return pool.masks(kept), (log_odds, qualified, pruned, nats)
 
 
-def _leaves(tree: PyTree, like: PyTree) -> list[Any]:
-    structure: Any = jax.tree.structure(like, is_leaf=is_none)
-    return structure.flatten_up_to(tree)
+def _left(mask: Any, score: Any) -> Any:
+    """A leaf's scores, -inf where it is pruned; None where it is exempt."""
+    return None if mask is None else jnp.where(as_plain(mask, score), score, -jnp.inf)
 
 
 def _count(trues: list[jax.Array]) -> jax.Array:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
 from bmrpruner._checks import check_positive
+from bmrpruner._groups import squared
 from bmrpruner._masks import as_plain
 from bmrpruner._tree import PyTree, is_array, map_leaves
 from bmrpruner.base_updater import BaseUpdater, SparseState
@@ -98,6 +100,10 @@ class SNRPruning(PosteriorPruning):
     def score_posterior(self, posterior: DiagonalGaussian) -> PyTree:
         """|μ|√π."""
         return posterior.snr
+
+    def _unit_scores(self, scores: PyTree, add_up: Callable[[PyTree], jax.Array]) -> jax.Array:
+        """The sum of μ²π: Wald's statistic for all of a unit's weights being zero."""
+        return add_up(jax.tree.map(squared, scores))
 
 
 @register_algorithm("bmr")

@@ -16,7 +16,7 @@ from bmrpruner._tree import PyTree
 from bmrpruner.algorithms.pruners import MagnitudePruning
 from bmrpruner.mask_calculator import largest_of_each_group
 from bmrpruner.registry import register_algorithm
-from bmrpruner.sparsity_types import NByM, SparsityType, as_sparsity_type, check_shape
+from bmrpruner.sparsity_types import Group, NByM, SparsityType, as_sparsity_type, check_shape
 
 
 @register_algorithm("iterative_nm")
@@ -39,7 +39,9 @@ class IterativeNMPruning(MagnitudePruning):
       [[1, 1, 1, 0]]
     """
 
-    sparsity_type: SparsityType | str = dataclasses.field(default_factory=lambda: NByM(2, 4))
+    sparsity_type: SparsityType | Group | str = dataclasses.field(
+        default_factory=lambda: NByM(2, 4)
+    )
 
     def __post_init__(self) -> None:
         self.sparsity_type = as_sparsity_type(self.sparsity_type)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 
+from bmrpruner._groups import squared
 from bmrpruner._masks import as_plain
 from bmrpruner._tree import PyTree, arrays, is_prunable, map_arrays
 from bmrpruner.base_updater import BaseUpdater, SparseState
@@ -45,6 +47,27 @@ def generate_random_scores(params: PyTree, rng_seed: Any) -> PyTree:
     return map_arrays(noise, params)
 
 
+def random_unit_scores(scores: PyTree, add_up: Callable[[PyTree], jax.Array]) -> jax.Array:
+    """Uniform noise in [0, 1) for each unit, whatever the number of its weights.
+
+    A sum of uniform noise, taken modulo 1, is uniform again. It is taken in integers, whose sums
+    are exact. A unit whose weights are all 0, being pruned, gets 0.
+
+    Args:
+      scores: Uniform noise in [0, 1).
+      add_up: Sums over the weights of each unit.
+
+    Returns:
+      A score for each unit.
+    """
+
+    def bits(score: jax.Array) -> jax.Array:
+        wide = score.astype(jnp.promote_types(score.dtype, jnp.float32))
+        return (wide * 2.0**32).astype(jnp.uint32)
+
+    return add_up(jax.tree.map(bits, scores)).astype(jnp.float32) * 2.0**-32
+
+
 @register_algorithm("magnitude")
 @dataclasses.dataclass(eq=False)
 class MagnitudePruning(BaseUpdater):
@@ -60,6 +83,10 @@ class MagnitudePruning(BaseUpdater):
     ) -> PyTree:
         """|w|."""
         return map_arrays(jnp.abs, params)
+
+    def _unit_scores(self, scores: PyTree, add_up: Callable[[PyTree], jax.Array]) -> jax.Array:
+        """The sum of w²."""
+        return add_up(jax.tree.map(squared, scores))
 
 
 @register_algorithm("saliency")
@@ -114,3 +141,7 @@ class RandomPruning(BaseUpdater):
             return score if mask is None else score * as_plain(mask, score).astype(score.dtype)
 
         return map_arrays(masked, scores, sparse_state.masks)
+
+    def _unit_scores(self, scores: PyTree, add_up: Callable[[PyTree], jax.Array]) -> jax.Array:
+        """Noise of the same distribution for all units."""
+        return random_unit_scores(scores, add_up)

@@ -16,7 +16,7 @@ from bmrpruner import _groups, selection
 from bmrpruner._masks import MASK_DTYPE, pack_tree, plain_tree
 from bmrpruner._state import restart_accumulators
 from bmrpruner._tree import PyTree, is_none, is_prunable, map_arrays, map_leaves
-from bmrpruner.algorithms.pruners import as_key, generate_random_scores
+from bmrpruner.algorithms.pruners import as_key, generate_random_scores, random_unit_scores
 from bmrpruner.base_updater import BaseUpdater, SparseState
 from bmrpruner.mask_calculator import is_default_topk_fn, topk_n_by_m_mask_calculator
 from bmrpruner.registry import register_algorithm
@@ -52,6 +52,10 @@ class StaticRandomSparse(BaseUpdater):
     ) -> SparseState:
         """The state, as it is."""
         return sparse_state
+
+    def _unit_scores(self, scores: PyTree, add_up: Callable[[PyTree], jax.Array]) -> jax.Array:
+        """Noise of the same distribution for all units."""
+        return random_unit_scores(scores, add_up)
 
     def instant_sparsify(
         self, params: PyTree, grads: PyTree = None, **kwargs: Any
@@ -94,6 +98,7 @@ class SET(StaticRandomSparse):
     """
 
     default_drop_fraction: ClassVar[float] = 0.1  # of a configuration that names none
+    ranks_units: ClassVar[bool] = False
 
     skip_gradients: bool = True
     eps: float = 1e-5

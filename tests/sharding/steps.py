@@ -7,7 +7,8 @@ import optax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import bmrpruner
-from bmrpruner.sparsity_types import Block, Channel, NByM
+from bmrpruner.sparsity_types import Block, Channel, Group, NByM
+from bmrpruner.structure import Group as Family
 
 SHAPES = {"dense": (16, 64), "conv": (3, 3, 8, 16), "bias": (16,)}
 LAYOUTS = {
@@ -38,10 +39,16 @@ def wrapped(name, **kwargs):
 
 
 NAMES = ("adam, magnitude", "adam, global magnitude", "ivon, bmr")
+EACH = {size: np.arange(size)[:, None] for size in (16, 64)}
+UNITS = [
+    Family(16, ((("dense",), 0, EACH[16]), (("conv",), 3, EACH[16]), (("bias",), 0, EACH[16]))),
+    Family(64, ((("dense",), 1, EACH[64]),)),
+]
 TYPES = {
     "2:4": {"sparsity_type": NByM(2, 4)},
     "blocks": {"sparsity_type": Block((4, 4))},
     "channels": {"sparsity_type": Channel()},
+    "units": {"sparsity_type": Group(UNITS, "parameters")},
     "packed": {"use_packed_masks": True},
 }
 

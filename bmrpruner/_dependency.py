@@ -1,0 +1,186 @@
+"""What dependency groups own of a tree, what that costs, and checks of both."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bmrpruner._checks import did_you_mean
+from bmrpruner._tree import Key, PyTree, is_array, is_prunable, join, keyed_leaves
+
+COSTS = ("units", "parameters")
+
+
+def check_groups(groups: Sequence[Any]) -> None:
+    """Raise unless these are dependency groups, and one of them may be pruned.
+
+    Raises:
+      TypeError: If one is no group, or its indices are no integers.
+      ValueError: If all are frozen, or units of a group are not disjoint.
+    """
+    for i, group in enumerate(groups):
+        if not all(hasattr(group, name) for name in ("size", "members", "frozen")):
+            raise TypeError(
+                f"groups[{i}]: expected a structure.Group, got a {type(group).__name__}."
+            )
+        if group.frozen is None:
+            _check_group(f"groups[{i}]", group)
+    if all(group.frozen is not None for group in groups):
+        reasons = ", ".join(sorted({repr(group.frozen) for group in groups})) or "no groups"
+        raise ValueError(f"groups: expected one that is not frozen, got only {reasons}.")
+
+
+def check_cost(cost: Any) -> None:
+    """Raise unless `cost` says what a sparsity is a share of.
+
+    Raises:
+      TypeError: If it is neither a string nor a mapping of key paths.
+      ValueError: If it is an unknown string, or maps to other than finite numbers of which none is
+        negative and one positive.
+    """
+    forms = "'units', 'parameters' or a mapping from key paths to the cost of one entry"
+    if isinstance(cost, str):
+        if cost not in COSTS:
+            raise ValueError(f"cost: expected {forms} (its FLOPs), got {cost!r}.")
+        return
+    if not isinstance(cost, Mapping):
+        raise TypeError(f"cost: expected {forms}, got {cost!r}.")
+    for key, value in cost.items():
+        if not isinstance(key, tuple):
+            raise TypeError(f"cost: expected key paths, tuples of strings, got {key!r}.")
+        if not (np.ndim(value) == 0 and np.isfinite(value) and value >= 0):
+            raise ValueError(f"cost[{key!r}]: expected a finite number >= 0, got {value!r}.")
+    if not any(cost.values()):
+        raise ValueError(f"cost: expected a leaf that costs something, got {dict(cost)}.")
+
+
+def by_leaf(group: Any) -> dict[Key, dict[int, np.ndarray]]:
+    """What the units of a group own: for each leaf the indices of each axis, (size, k)."""
+    found: dict[Key, dict[int, list[np.ndarray]]] = {}
+    for key, axis, indices in group.members:
+        found.setdefault(tuple(key), {}).setdefault(axis, []).append(indices)
+    return {
+        key: {axis: np.concatenate(parts, axis=1) for axis, parts in axes.items()}
+        for key, axes in found.items()
+    }
+
+
+def shapes_of(tree: PyTree) -> dict[Key, tuple[int, ...] | None]:
+    """The shape of each leaf of a tree, None for what is no array."""
+    return {key: tuple(leaf.shape) if is_array(leaf) else None for key, leaf in keyed_leaves(tree)}
+
+
+def owned_shapes(groups: Sequence[Any], shapes: Mapping[Key, Any]) -> dict[Key, tuple[int, ...]]:
+    """The shapes of the leaves that units own a part of, of groups that are not frozen.
+
+    Args:
+      groups: `structure.Group`s.
+      shapes: Of all leaves, as from `shapes_of`.
+
+    Raises:
+      ValueError: If a leaf is not there, or has not the axis or the indices that a group names.
+    """
+    owned = {}
+    for i, group in enumerate(groups):
+        for key, axes in by_leaf(group).items() if group.frozen is None else ():
+            owned[key] = _shape(f"groups[{i}].members", key, shapes)
+            for axis, indices in axes.items():
+                _check_fits(f"groups[{i}].members", key, owned[key], axis, indices)
+    return owned
+
+
+def check_owned(groups: Sequence[Any], cost: Any, params: PyTree) -> None:
+    """Raise a ValueError unless groups and costs fit parameters, which are floating-point."""
+    leaves = dict(keyed_leaves(params))
+    for key in owned_shapes(groups, shapes_of(params)):
+        if not is_prunable(leaves[key]):
+            raise ValueError(
+                f"groups: expected units of floating-point leaves, got {join(key)!r}, of "
+                f"{leaves[key].dtype}; leave out the groups that own a part of it."
+            )
+    cost_shares("parameters" if cost == "units" else cost, params)
+
+
+def cost_shares(cost: Any, tree: PyTree) -> dict[Key, float]:
+    """The share of the whole cost that each leaf of a tree has.
+
+    Args:
+      cost: `'parameters'`, or the cost of one entry of each leaf by key path.
+      tree: Parameters or scores; leaves that are None cost nothing.
+
+    Raises:
+      ValueError: If `cost` names a leaf that is not there.
+    """
+    shapes = shapes_of(tree)
+    if isinstance(cost, str):
+        cost = dict.fromkeys(shapes, 1.0)
+    for key in cost.keys() - shapes.keys():
+        _shape("cost", key, shapes)
+    sizes = {key: math.prod(shapes[key] or ()) for key in cost if shapes[key] is not None}
+    costs = {key: float(cost[key]) * size for key, size in sizes.items()}
+    total = math.fsum(costs.values())
+    if not total:
+        raise ValueError(f"cost: expected a leaf with a score that costs something, got {cost}.")
+    return {key: value / total for key, value in costs.items() if value}
+
+
+def _shape(field: str, key: Key, shapes: Mapping[Key, Any]) -> tuple[int, ...]:
+    """The shape of the array at a key path, or a ValueError that names the field."""
+    names = [join(known) for known, shape in shapes.items() if shape is not None]
+    if key not in shapes:
+        raise ValueError(
+            f"{field}: expected leaves of the parameters, got {join(key)!r}, which is not there."
+            + did_you_mean(join(key), names, cutoff=0.0)
+        )
+    if shapes[key] is None:
+        raise ValueError(
+            f"{field}: expected leaves with scores, got {join(key)!r}, which has none: it is no "
+            "array of floating-point numbers, or its gradient or posterior is missing."
+        )
+    return shapes[key]
+
+
+def _check_fits(
+    field: str, key: Key, shape: tuple[int, ...], axis: int, indices: np.ndarray
+) -> None:
+    if axis >= len(shape):
+        raise ValueError(
+            f"{field}: expected an axis of leaf {join(key)!r}, of shape {shape}, got {axis}."
+        )
+    if indices.max() >= shape[axis]:
+        raise ValueError(
+            f"{field}: expected indices below {shape[axis]}, the length of axis {axis} of leaf "
+            f"{join(key)!r}, got {indices.max()}."
+        )
+
+
+def _check_group(field: str, group: Any) -> None:
+    for name, given in (("size", group.size), ("members", len(group.members))):
+        if given < 1:
+            raise ValueError(f"{field}.{name}: expected one at least, got {given}.")
+    for key, axis, indices in group.members:
+        where = f"axis {axis} of leaf {join(key)!r}"
+        if not isinstance(indices, np.ndarray) or not np.issubdtype(indices.dtype, np.integer):
+            kind = getattr(indices, "dtype", type(indices).__name__)
+            raise TypeError(f"{field}.members: expected integer indices of {where}, got {kind}.")
+        if indices.ndim != 2 or len(indices) != group.size or not indices.size:
+            raise ValueError(
+                f"{field}.members: expected indices of {where} of shape ({group.size}, k), got "
+                f"{indices.shape}."
+            )
+        if axis < 0 or indices.min() < 0:
+            raise ValueError(
+                f"{field}.members: expected axes and indices counted from 0, got {where} and "
+                f"{indices.min()}."
+            )
+    for key, axes in by_leaf(group).items():
+        for axis, indices in axes.items():
+            found, counts = np.unique(indices, return_counts=True)
+            if np.any(counts > 1):
+                raise ValueError(
+                    f"{field}.members: expected each index of axis {axis} of leaf {join(key)!r} in "
+                    f"one unit, got {found[counts > 1][0]} {counts.max()} times."
+                )
