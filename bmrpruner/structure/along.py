@@ -123,16 +123,17 @@ def connect_gather(op: Op, axes: Axes) -> None:
 
 
 def know_gather(op: Op, inputs: list[Known]) -> list[Known]:
-    """What all rows share."""
+    """What all rows share, and what stands for rows out of bounds, if that is a number."""
     d, sizes = op.params["dimension_numbers"], op.params["slice_sizes"]
     k, operand, out = inputs[0], op.inputs[0], op.outputs[0]
     batching = tuple(getattr(d, "operand_batching_dims", ()))
-    if str(op.params["mode"]).endswith("FILL_OR_DROP") and not _in_bounds(op, inputs[1]):
-        return [unknown(len(out.shape), out.dtype)]
     for i in range(len(operand.shape)):
         if i in batching or sizes[i] != operand.shape[i]:
             k = meet_along(k, i)
     kept = [i for i in range(len(operand.shape)) if i not in (*d.collapsed_slice_dims, *batching)]
+    fill = op.params.get("fill_value")
+    if fill is not None and not np.isnan(fill) and not _in_bounds(op, inputs[1]):
+        k = clean(k.value, k.known & (k.value == fill))
     shape = [1] * len(out.shape)
 
     def move(array: np.ndarray) -> np.ndarray:

@@ -266,18 +266,14 @@ def _np(dtype: Any) -> Any:
 
 def unchanged(eqn: Any) -> Callable[..., list[Any]]:
     """The function of one equation's inputs, literals included, that computes its outputs."""
-    where = {v: i for i, v in enumerate(eqn.invars) if not isinstance(v, jex.Literal)}
-    kept = [i for i, v in enumerate(eqn.outvars) if not isinstance(v, jex.DropVar)]
-    outvars = [eqn.outvars[i] for i in kept]
-    run = jex.jaxpr_as_fun(
-        jex.ClosedJaxpr(jex.Jaxpr((), list(where), outvars, [eqn], eqn.effects), ())
-    )
 
     def call(*values: Any) -> list[Any]:
-        out: list[Any] = [None] * len(eqn.outvars)
-        for i, value in zip(kept, run(*(values[i] for i in where.values())), strict=True):
-            out[i] = value
-        return out
+        options = eqn.primitive.get_bind_params(eqn.params)
+        functions = ()
+        if isinstance(options, tuple):  # before JAX 0.10, functions came apart
+            functions, options = options
+        out = eqn.primitive.bind(*functions, *values, **options)
+        return list(out) if eqn.primitive.multiple_results else [out]
 
     return call
 

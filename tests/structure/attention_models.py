@@ -25,7 +25,10 @@ def block(seed, kv=HEADS):
 
 
 def embedding(learned=True):
-    return {"tokens": normal(7, WIDTH, seed=1), **({"places": normal(5, WIDTH, seed=2)} if learned else {})}
+    return {
+        "tokens": normal(7, WIDTH, seed=1),
+        **({"places": normal(5, WIDTH, seed=2)} if learned else {}),
+    }
 
 
 def heads(p, x, n):
@@ -82,7 +85,12 @@ def grouped_query():
 
 def fused():
     """One matrix for queries, keys and values; jax.nn.dot_product_attention."""
-    params = {"emb": embedding(), "qkv": dense(WIDTH, 3 * WIDTH), "o": dense(WIDTH, WIDTH), "out": dense(WIDTH, 7)}
+    params = {
+        "emb": embedding(),
+        "qkv": dense(WIDTH, 3 * WIDTH),
+        "o": dense(WIDTH, WIDTH),
+        "out": dense(WIDTH, 7),
+    }
 
     def fn(p, t):
         x = p["emb"]["tokens"][t] + p["emb"]["places"][: t.shape[1]]
@@ -132,7 +140,10 @@ def lstm_fused():
 
 
 def gru_separate():
-    gates = {g: {"x": normal(5, 6, seed=i), "h": normal(6, 6, seed=i + 3), "b": normal(6, seed=i)} for i, g in enumerate("zrn")}
+    gates = {
+        g: {"x": normal(5, 6, seed=i), "h": normal(6, 6, seed=i + 3), "b": normal(6, seed=i)}
+        for i, g in enumerate("zrn")
+    }
     params = {**gates, "out": dense(6, 3)}
 
     def fn(p, x):

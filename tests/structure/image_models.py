@@ -77,7 +77,12 @@ def resnet():
 
 
 def depthwise():
-    params = {"in": kernel(3, 8), "depth": kernel(1, 8), "point": kernel(8, 6, size=1), "out": dense(6, 3)}
+    params = {
+        "in": kernel(3, 8),
+        "depth": kernel(1, 8),
+        "point": kernel(8, 6, size=1),
+        "out": dense(6, 3),
+    }
 
     def fn(p, x):
         x = jax.nn.relu6(conv(p["in"], x))
@@ -89,7 +94,12 @@ def depthwise():
 
 def shuffled():
     """Grouped convolutions with a channel shuffle between them."""
-    params = {"in": kernel(3, 8), "a": kernel(4, 8, seed=1), "b": kernel(4, 8, seed=2), "out": dense(8, 3)}
+    params = {
+        "in": kernel(3, 8),
+        "a": kernel(4, 8, seed=1),
+        "b": kernel(4, 8, seed=2),
+        "out": dense(8, 3),
+    }
 
     def fn(p, x):
         x = jax.nn.relu(conv(p["in"], x))
@@ -113,7 +123,12 @@ def squeeze_excite():
 
 
 def dense_net():
-    params = {"a": kernel(3, 4), "b": kernel(7, 4, seed=1), "c": kernel(11, 6, seed=2), "out": dense(6, 3)}
+    params = {
+        "a": kernel(3, 4),
+        "b": kernel(7, 4, seed=1),
+        "c": kernel(11, 6, seed=2),
+        "out": dense(6, 3),
+    }
 
     def fn(p, x):
         for name in "ab":
