@@ -10,12 +10,12 @@ import numpy as np
 
 from bmrpruner._masks import checked_plain
 from bmrpruner._tree import Key, PyTree, align, is_array, is_none, join, keyed_leaves
-from bmrpruner.structure import corrections, ghosts
+from bmrpruner.structure import corrections, ghosts, sums
 from bmrpruner.structure.cutting import cut, like
 from bmrpruner.structure.decisions import Decisions
 from bmrpruner.structure.evaluate import run_block
 from bmrpruner.structure.groups import grouped
-from bmrpruner.structure.ir import Program, leaf_arrays, walk_all, with_arrays
+from bmrpruner.structure.ir import Op, Program, leaf_arrays, walk_all, with_arrays
 from bmrpruner.structure.model import know, see
 from bmrpruner.structure.origins import Origins
 from bmrpruner.structure.removal import Removal
@@ -145,14 +145,14 @@ class _Source:
         ]
 
     def _fold(self, facts: Any) -> tuple[dict[int, Any], dict[int, Any]]:
-        """Which offsets move into biases, by the operation's number, and the biases' shifts."""
+        """Which offsets move into biases, by the sum's number, and the biases' shifts."""
         origins = Origins(self.program)
         found = corrections.offsets(
             self.program, facts, self.decisions, self.taken, self.removal.ghosts
         )
         folded: dict[int, Any] = {}
         shifts: dict[int, Any] = {}
-        for number, op in enumerate(walk_all(self.program.block.ops)):
+        for number, op in enumerate(_sums(self.program)):
             if op in found and (own := corrections.fold(op, found[op], origins)):
                 folded[number] = found[op]
                 shifts.setdefault(own[0].leaf, []).extend(own)
@@ -164,7 +164,7 @@ class _Source:
         taken = removal.taken
         found = corrections.offsets(program, facts, decisions, taken, removal.ghosts)
         offsets = {}
-        for number, op in enumerate(walk_all(program.block.ops)):
+        for number, op in enumerate(_sums(program)):
             if op in found:
                 rest = corrections.rest(found[op], self.folded.get(number))
                 if rest is not None:
@@ -196,6 +196,11 @@ class _Source:
             for mine, own in zip(kept, self.kept, strict=True)
             for a, b in zip(mine, own, strict=True)
         )
+        if self.folded and len(_sums(program)) != len(_sums(self.program)):
+            raise ValueError(
+                "args: expected shapes for which the function sums as often as for those it was "
+                "compacted with; compact the function with these arguments."
+            )
         if not same:
             raise ValueError(
                 "args: expected shapes for which the same units can go, got shapes that need more; "
@@ -214,6 +219,11 @@ class _Source:
                 needed[causes[own]] = True
         frozen = np.array([r is not None for r in decisions.reasons], bool)
         return owned[:-1] & ~needed[:-1] & ~frozen
+
+
+def _sums(program: Program) -> list[Op]:
+    """The operations that sum, in order: other shapes may add slices, but no sums."""
+    return [op for op in walk_all(program.block.ops) if op.name in sums.KINDS]
 
 
 class Compacted:

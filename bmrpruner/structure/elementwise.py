@@ -11,7 +11,7 @@ import numpy as np
 from bmrpruner.structure.ir import Op, Var
 from bmrpruner.structure.known import Known, clean, plain_dtype
 from bmrpruner.structure.nodes import Axes
-from bmrpruner.structure.rules import RULES, Rule, bind, run_same
+from bmrpruner.structure.rules import RULES, Rule, bind, computed, freeze, run_same
 
 NAMES = (
     "abs",
@@ -222,7 +222,16 @@ def connect_identity(op: Op, axes: Axes) -> None:
             axes.same(a, b)
 
 
+def connect_bits(op: Op, axes: Axes) -> None:
+    """Bits read as another type: element-wise where the width stays."""
+    if len(op.inputs[0].shape) == len(op.outputs[0].shape):
+        connect(op, axes)
+    else:
+        freeze(op, axes)
+
+
 for _name in NAMES:
     RULES[_name] = Rule(connect, know, run_same)
 for _name in IDENTITY:
     RULES[_name] = Rule(connect_identity, lambda op, inputs: list(inputs), run_same)
+RULES["bitcast_convert_type"] = Rule(connect_bits, computed, run_same)
