@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from bmrpruner._masks import checked_plain
-from bmrpruner._tree import Key, PyTree, align, is_none, join, keyed_leaves
+from bmrpruner._tree import PyTree, align, is_none, join, keyed_leaves
 from bmrpruner.structure import corrections
 from bmrpruner.structure.cutting import cut, like
 from bmrpruner.structure.evaluate import run_block
@@ -18,8 +18,7 @@ from bmrpruner.structure.ir import Program, leaf_arrays, walk_all, with_arrays
 from bmrpruner.structure.report import Report, flops, group_reports
 from bmrpruner.structure.rules import Plan
 from bmrpruner.structure.source import Source, signature, static_leaves
-
-Kept = dict[Key, tuple[np.ndarray, ...]]
+from bmrpruner.structure.states import Kept, is_posterior, shrink, with_mean
 
 
 def compact(
@@ -107,17 +106,10 @@ class Compacted:
         self._source = source
         self._runs: dict[Hashable, Any] = {}
         self.kept: Kept = dict(zip(source.keys, source.kept, strict=True))
+        shifted = leaf_arrays(self._shifted(source.params))
         self.params = with_arrays(
             source.params,
-            [
-                cut(
-                    x
-                    if i not in source.shifts
-                    else like(x, corrections.apply(np.asarray(x), source.shifts[i])),
-                    kept,
-                )
-                for i, (x, kept) in enumerate(zip(source.arrays, source.kept, strict=True))
-            ],
+            [cut(x, kept) for x, kept in zip(shifted, source.kept, strict=True)],
         )
         self.report = report(source, self.params)
         self._remember([x.dtype for x in source.arrays], source.program, source.plan, source.static)
@@ -125,6 +117,61 @@ class Compacted:
     def __call__(self, *args: Any) -> Any:
         """`fn(self.params, *args)`."""
         return self.fn(self.params, *args)
+
+    def shrink(self, tree: PyTree) -> PyTree:
+        """Cut an optimizer state, masks, or a posterior as the parameters were cut.
+
+        Args:
+          tree: Any pytree of which some arrays belong to parameters: their key paths end in the
+            parameter's, and they have its shape, or that of its packed mask. The means of a
+            `DiagonalGaussian` also get the constants that moved into biases.
+
+        Returns:
+          The same with smaller arrays, to go on training or sampling with.
+
+        Raises:
+          ValueError: If an array that belongs to a smaller parameter has another shape.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> import optax
+          >>> params = {'w1': jnp.array([[1., 0.]]), 'w2': jnp.ones((2, 1))}
+          >>> fn = lambda p, x: jnp.sin(x @ p['w1']) @ p['w2']
+          >>> state = compact(fn, params, jnp.ones((5, 1))).shrink(optax.adam(0.1).init(params))
+          >>> state[0].mu['w2'].shape
+          (1, 1)
+        """
+        source = self._source
+        shapes = {key: x.shape for key, x in zip(source.keys, source.arrays, strict=True)}
+        if is_posterior(tree):
+            tree = with_mean(tree, self._shifted)
+        return shrink(tree, self.kept, shapes)
+
+    def _shifted(self, params: PyTree) -> PyTree:
+        shifts = self._source.shifts
+        arrays = [
+            like(x, corrections.apply(np.asarray(x), shifts[i])) if i in shifts else x
+            for i, x in enumerate(leaf_arrays(params))
+        ]
+        return with_arrays(params, arrays)
+
+    def kept_tree(self) -> dict[str, Any]:
+        """`kept` as nested dicts of arrays, by the parts of key paths, then axes: for files.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> params = {'a': {'w1': jnp.array([[1., 0.]])}, 'w2': jnp.ones((2, 1))}
+          >>> fn = lambda p, x: jnp.sin(x @ p['a']['w1']) @ p['w2']
+          >>> compact(fn, params, jnp.ones((5, 1))).kept_tree()['a']['w1']
+          {'0': array([0]), '1': array([0])}
+        """
+        tree: dict[str, Any] = {}
+        for key, axes in self.kept.items():
+            place = tree
+            for part in key:
+                place = place.setdefault(part, {})
+            place.update({str(i): own for i, own in enumerate(axes)})
+        return tree
 
     def fn(self, params: PyTree, *args: Any) -> Any:
         """What the original function computes, from smaller parameters.
