@@ -33,7 +33,7 @@ OPAQUE = {
     "fft": lambda x: jnp.fft.fft(x).real,
     "pure_callback": callback,
     "random_bits": lambda x: x + jax.random.normal(jax.random.key(0), x.shape),
-    "slice": lambda x: jnp.concatenate([x[:, ::2], x[:, 1::2]], 1),
+    "slice": lambda x: jnp.tile(jax.lax.slice(x, (0, 0), x.shape, (1, 2)), (1, 2)),
     "cumsum": lambda x: jnp.cumsum(x, 1),
     "reduce_max": lambda x: x - x.max(1, keepdims=True),
     "gather": lambda x: x[:, jnp.array([1, 0, 3, 2, 5, 4, 7, 6])],
