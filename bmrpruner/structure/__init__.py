@@ -1,5 +1,30 @@
-"""Structure: which units of a model belong together, found by tracing its function."""
+"""Structure: which units of a model belong together, and smaller models, by tracing functions."""
 
-from bmrpruner.structure.groups import Group
+from bmrpruner.structure.compact import Compacted, compact
+from bmrpruner.structure.groups import Group, dependency_groups
+from bmrpruner.structure.layers import Layer, LinearLayers, linear_layers
+from bmrpruner.structure.report import GroupReport, Report
+from bmrpruner.structure.saving import (
+    Saved,
+    load_compacted,
+    load_function,
+    save_compacted,
+    save_function,
+)
 
-__all__ = ["Group"]
+__all__ = [
+    "Compacted",
+    "Group",
+    "GroupReport",
+    "Layer",
+    "LinearLayers",
+    "Report",
+    "Saved",
+    "compact",
+    "dependency_groups",
+    "linear_layers",
+    "load_compacted",
+    "load_function",
+    "save_compacted",
+    "save_function",
+]
