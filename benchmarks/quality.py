@@ -36,12 +36,13 @@ from bmrpruner.study.idx import Dataset, read_dataset
 DENSE = ("adamw", "adamw_tuned", *ESS)
 ONE_SHOT = {True: ("global_magnitude", "global_snr", "global_bmr"), False: ("global_magnitude",)}
 GRADUAL = (
+    "ivon_1n+global_bmr",
     "ivon_3n+global_bmr",
     "adamw+global_magnitude",
-    "ivon_3n+global_snr",
-    "ivon_3n+global_magnitude",
+    "ivon_1n+global_snr",
+    "ivon_1n+global_magnitude",
 )
-ADAPTIVE = "ivon_3n+adaptive_bmr"
+ADAPTIVE = "ivon_1n+adaptive_bmr"
 METHODS = (*DENSE, ADAPTIVE, *GRADUAL)
 
 

@@ -34,7 +34,7 @@ def settings(tmp_path):
         out=tmp_path / "out",
         sparsities=(0.5, 0.9),
         gradual_sparsities=(0.9,),
-        methods=("adamw", "ivon_3n", "ivon_3n+adaptive_bmr", "ivon_3n+global_bmr"),
+        methods=("adamw", "ivon_3n", "ivon_1n+adaptive_bmr", "ivon_3n+global_bmr"),
         seeds=(3,),
         epochs=4,
         samples=4,
@@ -55,7 +55,7 @@ def test_every_method_is_run_once(settings, monkeypatch, capsys):
         for algorithm in algorithms:
             assert counted["one-shot", optimizer, algorithm, 0.5] == pytest.approx(0.5, abs=1e-4)
     assert counted["gradual", "ivon_3n", "global_bmr", 0.9] == pytest.approx(0.9, abs=1e-4)
-    chosen = counted["gradual", "ivon_3n", "adaptive_bmr", None]
+    chosen = counted["gradual", "ivon_1n", "adaptive_bmr", None]
     assert 0 < chosen < 1
     rounds = [result["rounds"] for result in results if result["rounds"]]
     assert len(rounds) == 1
