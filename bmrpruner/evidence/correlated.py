@@ -79,8 +79,8 @@ def eliminate(
     Example:
       >>> precision = jnp.array([[2.0, 1.9], [1.9, 2.0]])  # the two inputs are nearly the same
       >>> found = eliminate(jnp.array([[1.0, 1.1]]), precision, 1.0)
-      >>> found.order.tolist(), [round(float(x), 3) for x in found.cost[0]]
-      ([[0, 1]], [0.097, 4.203])
+      >>> found.order.tolist(), [round(float(x), 2) for x in found.cost[0]]
+      ([[0, 1]], [0.1, 4.2])
     """
     if criterion not in CRITERIA:
         raise ValueError(
