@@ -8,6 +8,7 @@ from bmrpruner import (
     files,
     mask_calculator,
     metrics,
+    oneshot,
     optimizers,
     posteriors,
     projects,
@@ -25,9 +26,11 @@ from bmrpruner.algorithms import (
     BMRPruning,
     GlobalBMRPruning,
     GlobalMagnitudePruning,
+    GlobalOBSPruning,
     GlobalSaliencyPruning,
     GlobalSNRPruning,
     MagnitudePruning,
+    OBSPruning,
     PosteriorVariancePruning,
     RandomPruning,
     RigL,
@@ -38,6 +41,7 @@ from bmrpruner.algorithms import (
     SteMagnitudePruning,
     SteRandomPruning,
     UncertaintyMagnitudePruning,
+    WandaPruning,
 )
 from bmrpruner.api import (
     ALGORITHM_REGISTRY,
@@ -51,7 +55,7 @@ from bmrpruner.optimizers import (
     noisy_value_and_grad,
     sample_posterior,
 )
-from bmrpruner.posteriors import DiagonalGaussian, predict
+from bmrpruner.posteriors import DiagonalGaussian, LayerwiseGaussian, predict
 from bmrpruner.sparsity_schedules import (
     NoUpdateSchedule,
     OneShotSchedule,
@@ -71,11 +75,14 @@ __all__ = [
     "DiagonalGaussian",
     "GlobalBMRPruning",
     "GlobalMagnitudePruning",
+    "GlobalOBSPruning",
     "GlobalSNRPruning",
     "GlobalSaliencyPruning",
+    "LayerwiseGaussian",
     "MagnitudePruning",
     "NoPruning",
     "NoUpdateSchedule",
+    "OBSPruning",
     "OneShotSchedule",
     "PeriodicSchedule",
     "PolynomialSchedule",
@@ -91,6 +98,7 @@ __all__ = [
     "SteMagnitudePruning",
     "SteRandomPruning",
     "UncertaintyMagnitudePruning",
+    "WandaPruning",
     "algorithms",
     "all_algorithm_names",
     "api",
@@ -103,6 +111,7 @@ __all__ = [
     "mask_calculator",
     "metrics",
     "noisy_value_and_grad",
+    "oneshot",
     "optimizers",
     "posteriors",
     "predict",

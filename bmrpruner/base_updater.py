@@ -75,6 +75,7 @@ class BaseUpdater:
     # What an algorithm needs or decides; a subclass overrides them.
     needs_training: ClassVar[bool] = False  # cannot prune by parameters and a posterior alone
     reads_posterior: ClassVar[bool] = False
+    is_one_shot: ClassVar[bool] = False  # wraps no optimizer; refits what it keeps
     decides_sparsity: ClassVar[bool] = False  # `sparsity` is an upper bound that may be left out
     takes_settings: ClassVar[bool] = True
     ranks_groups: ClassVar[bool] = False  # with scope='global', others than single weights

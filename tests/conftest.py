@@ -9,7 +9,15 @@ import pytest
 from flax import nnx
 from flax.core import FrozenDict
 
+import bmrpruner
+
 SHAPES = ((8, 4), (4, 12))
+# The algorithms that wrap an optimizer; the others prune once, from calibration data.
+WRAPPING = tuple(
+    name
+    for name in bmrpruner.all_algorithm_names()
+    if not bmrpruner.ALGORITHM_REGISTRY[name].is_one_shot
+)
 
 
 def dict_params(dtype=jnp.float32):

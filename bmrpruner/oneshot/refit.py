@@ -51,7 +51,7 @@ def refit(weights: Any, precision: Any, keep: Any, target: Any = None) -> jax.Ar
 
 
 def checked_layer(weights: Any, precision: Any) -> tuple[jax.Array, jax.Array]:
-    """Weights (R, D) and a matrix (D, D) as floats of one dtype; a ValueError if they do not fit."""
+    """Weights (R, D) and a matrix (D, D) as floats of one dtype, or a ValueError."""
     dtype = jnp.promote_types(jnp.result_type(weights, precision), jnp.float32)
     weights, precision = jnp.asarray(weights, dtype), jnp.asarray(precision, dtype)
     if weights.ndim != 2:

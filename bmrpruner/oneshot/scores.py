@@ -19,7 +19,8 @@ def obs_scores(weights: Any, precision: Any, curvature: Any = 1.0, wide: bool | 
     """How much the loss rises by the time that each weight has to go: Optimal Brain Surgeon.
 
     The weights of a row are removed one after the other, each with its update of the others; a
-    weight's score is the largest cost of a removal up to its own. A wide layer, for which that
+    weight's score is the largest cost of a removal up to its own, so that lower scores in a row
+    are earlier removals. A wide layer, for which that
     would take long, has the cost of removing each weight first, ½g w²/Σ_qq.
 
     Args:
@@ -46,8 +47,19 @@ def obs_scores(weights: Any, precision: Any, curvature: Any = 1.0, wide: bool | 
         variance = jnp.diagonal(inverse(unit))
         return rows * 0.5 * (weights * root) ** 2 / variance
     order, _, cost = eliminate(weights, precision, 1.0)
-    largest = jax.lax.cummax(cost, axis=1)
-    return rows * jnp.put_along_axis(jnp.zeros_like(cost), order, largest, axis=1, inplace=False)
+    largest = _rising(rows * cost)
+    return jnp.put_along_axis(jnp.zeros_like(cost), order, largest, axis=1, inplace=False)
+
+
+def _rising(cost: jax.Array) -> jax.Array:
+    """The largest cost so far; where it stays, the next larger float, so that the order is kept.
+
+    Floats that are not negative are ordered as the integers of their bits.
+    """
+    integer = jnp.dtype(f"int{8 * cost.dtype.itemsize}")
+    steps = jnp.arange(cost.shape[1], dtype=integer)
+    bits = jax.lax.bitcast_convert_type(cost, integer) - steps
+    return jax.lax.bitcast_convert_type(jax.lax.cummax(bits, axis=1) + steps, cost.dtype)
 
 
 def wanda_scores(weights: Any, input_moments: Any, curvature: Any = None) -> jax.Array:

@@ -75,7 +75,7 @@ def sweep(
 @functools.partial(jax.jit, static_argnames="groups")
 def _sweep(weights: jax.Array, precision: jax.Array, sparsity: Any, keep: Any, groups: Any) -> Any:
     unit, root = unit_diagonal(precision)
-    # U of (C + λI)⁻¹ = UᵀU: row j holds what column j does to those after it, over its own variance.
+    # U of (C + λI)⁻¹ = UᵀU: row j is what an error in column j does to the columns after it.
     upper = jnp.linalg.cholesky(inverse(unit)).T
     width = weights.shape[1]
     carry = weights * root, jnp.ones(weights.shape, MASK_DTYPE) if keep is None else keep

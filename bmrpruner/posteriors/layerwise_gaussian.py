@@ -62,7 +62,8 @@ class LinearLayer:
     @property
     def shape(self) -> tuple[int, int]:
         """Outputs and inputs, (R, D)."""
-        return self.positions.shape
+        outputs, inputs = self.positions.shape
+        return outputs, inputs
 
     def weights(self, params: PyTree) -> jax.Array:
         """The layer's weights in a tree of parameters, or its masks in a tree of masks: (R, D)."""
@@ -76,7 +77,7 @@ class LinearLayer:
 
     def put(self, params: PyTree, weights: jax.Array, bias: jax.Array | None = None) -> PyTree:
         """The parameters with other weights, and another bias, in this layer."""
-        new = {self.leaf: (self.positions, weights)}
+        new: dict[Key, Any] = {self.leaf: (self.positions, weights)}
         if self.bias_leaf is not None and bias is not None:
             new[self.bias_leaf] = (self.bias_positions, bias)
 

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import bmrpruner
+from tests.conftest import WRAPPING
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +22,7 @@ STRICT = {
     "rank promotion": functools.partial(jax.numpy_rank_promotion, "raise"),
     "dtype promotion": functools.partial(jax.numpy_dtype_promotion, "strict"),
 }
-CASES = [(name, "unstructured") for name in bmrpruner.all_algorithm_names()] + [
+CASES = [(name, "unstructured") for name in WRAPPING] + [
     ("magnitude", "2:4"),
     ("iterative_nm", "2:4"),
     ("rigl", "2:4"),
@@ -78,7 +79,7 @@ def test_a_refreshing_step_under_strict_flags(name, kind, flag):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("name", bmrpruner.all_algorithm_names())
+@pytest.mark.parametrize("name", WRAPPING)
 def test_a_refreshing_step_with_x64(name, dtype):
     """Parameters and state keep their types, wide or not."""
     with jax.enable_x64(True):
@@ -89,7 +90,7 @@ def test_a_refreshing_step_with_x64(name, dtype):
         chex.assert_trees_all_equal_shapes_and_dtypes(after, carry)
 
 
-@pytest.mark.parametrize("name", bmrpruner.all_algorithm_names())
+@pytest.mark.parametrize("name", WRAPPING)
 def test_a_refreshing_step_for_real(name):
     """No tracer leaks, no NaN comes out, and nothing moves between host and device."""
     tx, step = make_step(name)
