@@ -115,12 +115,10 @@ class LayerwisePruning(BaseUpdater):
         if self.sparsity_distribution_fn is None:
             raise ValueError("sparsity_distribution_fn: expected one, got None.")
         check_params(params)
-        targets = self.get_target_sparsities(params)
         check_keywords(self, kwargs)
         scores = scores_of(self, params, None, grads, kwargs)
-        self._warn_of_others(params, targets, scores)
-        if self.scope == "layer":
-            targets = map_leaves(lambda t, s: None if s is None else t, targets, scores)
+        targets = self.eligible_targets(params, scores)
+        self._warn_of_others(params, scores)
         masks = self.create_masks(scores, targets)
         pruned = self.apply_masks(params, masks, is_packed=False)
         if self.refits:
@@ -135,9 +133,16 @@ class LayerwisePruning(BaseUpdater):
             "instant_sparsify(params, posterior=posterior)."
         )
 
-    def _warn_of_others(self, params: PyTree, targets: PyTree, scores: PyTree) -> None:
+    def eligible_targets(self, params: PyTree, scores: PyTree) -> PyTree:
+        """The target sparsities, None for leaves without scores."""
+        targets = self.get_target_sparsities(params)
+        if self.scope == "global":
+            return targets
+        return map_leaves(lambda t, s: None if s is None else t, targets, scores)
+
+    def _warn_of_others(self, params: PyTree, scores: PyTree) -> None:
         """Name the leaves that would be pruned, had they been seen in a linear layer."""
-        wanted = targets
+        wanted = self.get_target_sparsities(params)
         if self.scope == "global":
             wanted = ranked_leaves(params, self.filter_fn, self.custom_sparsity_map)
         keys = [key for key, _ in keyed_leaves(params)]
@@ -181,7 +186,7 @@ def refitted(
             after, _ = oneshot.sweep(before, precision, keep=keep)
         else:
             after = oneshot.refit(before, precision, keep)
-        bias = layer.bias(params)
+        bias = layer.bias(pruned)  # which two layers may share
         if bias is not None:
             bias = bias + jnp.matmul(before - after, layer.input_mean, precision="highest")
         pruned = layer.put(pruned, after, bias)

@@ -1,5 +1,6 @@
 """Posteriors over weights, and the ways to get one."""
 
+from bmrpruner.posteriors.calibration import from_calibration
 from bmrpruner.posteriors.diagonal_gaussian import DiagonalGaussian
 from bmrpruner.posteriors.layerwise_gaussian import LayerwiseGaussian, LinearLayer
 from bmrpruner.posteriors.mean_field import from_mean_field
@@ -12,6 +13,7 @@ __all__ = [
     "LayerwiseGaussian",
     "LinearLayer",
     "SampledPosterior",
+    "from_calibration",
     "from_mean_field",
     "from_opt_state",
     "from_samples",

@@ -90,6 +90,10 @@ class LinearLayer:
 
         return map_with_key(place, params)
 
+    def with_inputs(self, mean: jax.Array, covariance: jax.Array) -> LinearLayer:
+        """The layer with inputs of another mean and covariance."""
+        return dataclasses.replace(self, input_mean=mean, input_covariance=covariance)
+
     def precision(self, damping: float) -> jax.Array:
         """C + λI with λ = damping · mean diag C: P of each row but for the row's curvature."""
         covariance = self.input_covariance

@@ -1,0 +1,161 @@
+"""Sums over batches: moments of inputs and curvatures of outputs at a function's linear layers.
+
+A captured function has `sites`, its uses of linear layers in the order of execution, each with a
+`name`, the `leaf` (a key path) of its weights and their `positions` (R, D) in it. Two methods run
+it:
+
+    capture.zeros(params, batch)            a tuple of arrays, (samples, R) for each site
+    capture.run(params, zeros, batch)       the outputs, with the zeros added to those of the sites;
+                                            and a tuple of the sites' inputs, (samples, D)
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from bmrpruner._tree import PyTree, is_prunable
+
+Uses = tuple[tuple[int, ...], ...]  # for each layer, the sites that use it
+Cotangent = Callable[..., tuple[Any, jax.Array]]  # of outputs, batch and key
+
+
+class Sums(NamedTuple):
+    """What is added up for one layer; inputs are taken from a shift, so that no digits cancel."""
+
+    samples: jax.Array  # ()
+    first: jax.Array  # (D,), inputs
+    second: jax.Array  # (D, D), inputs times inputs
+    curvature: jax.Array  # (R,), squares of output gradients
+
+
+class CrossSums(NamedTuple):
+    """The same for a layer whose inputs h have changed from x."""
+
+    samples: jax.Array  # ()
+    first: jax.Array  # (D,), h
+    second: jax.Array  # (D, D), h times h
+    before: jax.Array  # (D,), x
+    cross: jax.Array  # (D, D), x times h
+
+
+def softmax_cotangent(outputs: Any, batch: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+    """√p∘ε − p(√p·ε) for random signs ε, whose outer product is diag(p) − ppᵀ on average.
+
+    That is the Hessian of the cross-entropy with respect to the logits, whatever the labels.
+
+    Returns:
+      The cotangent, in the shape of the logits, and the number of examples.
+    """
+    probabilities = jax.nn.softmax(outputs.astype(jnp.float32))
+    signs = jax.random.rademacher(key, outputs.shape, jnp.float32)
+    root = jnp.sqrt(probabilities)
+    found = root * signs - probabilities * jnp.sum(probabilities * signs, -1, keepdims=True)
+    return found.astype(outputs.dtype), jnp.float32(outputs.size // outputs.shape[-1])
+
+
+def unit_cotangent(outputs: Any, batch: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+    """Random signs: the Hessian of half the squared error is one."""
+    signs = jax.random.rademacher(key, outputs.shape, jnp.float32)
+    return signs.astype(outputs.dtype), jnp.float32(outputs.shape[0])
+
+
+class LossCotangent(NamedTuple):
+    """The gradients of a loss of one's own, `loss(outputs, batch) -> (examples,)`."""
+
+    loss: Callable[..., Any]
+
+    def __call__(self, outputs: Any, batch: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+        """The gradients of the sum of the losses, and how many these are."""
+        losses, pull = jax.vjp(lambda outputs: self.loss(outputs, batch), outputs)
+        return pull(jnp.ones_like(losses))[0], jnp.float32(losses.size)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def add_moments(
+    capture: Any,
+    uses: Uses,
+    cotangent: Cotangent,
+    params: PyTree,
+    batch: Any,
+    key: jax.Array,
+    sums: tuple[Sums, ...],
+    shifts: tuple[jax.Array, ...],
+) -> tuple[tuple[Sums, ...], jax.Array]:
+    """The sums with a batch added, and its number of examples."""
+    zeros = capture.zeros(params, batch)
+    outputs, pull, inputs = jax.vjp(lambda z: capture.run(params, z, batch), zeros, has_aux=True)
+    signs, examples = cotangent(outputs, batch, key)
+    (grads,) = pull(signs)
+    found = []
+    for layer, total, shift in zip(uses, sums, shifts, strict=True):
+        x = _stacked(inputs, layer) - shift
+        squares = jnp.sum(_stacked(grads, layer) ** 2, 0)
+        moments = Sums(jnp.float32(len(x)), jnp.sum(x, 0), _product(x, x), squares)
+        found.append(jax.tree.map(jnp.add, total, moments))
+    return tuple(found), examples
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def add_cross_moments(
+    capture: Any,
+    layer: tuple[int, ...],
+    dense: PyTree,
+    pruned: PyTree,
+    batch: Any,
+    sums: CrossSums,
+    shift: jax.Array,
+) -> CrossSums:
+    """The sums of one layer with a batch added, whose inputs x and h two networks give."""
+    zeros = capture.zeros(dense, batch)
+    x, h = (
+        _stacked(capture.run(params, zeros, batch)[1], layer) - shift for params in (dense, pruned)
+    )
+    moments = CrossSums(
+        jnp.float32(len(h)), jnp.sum(h, 0), _product(h, h), jnp.sum(x, 0), _product(x, h)
+    )
+    return jax.tree.map(jnp.add, sums, moments)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def input_means(capture: Any, uses: Uses, params: PyTree, batch: Any) -> tuple[jax.Array, ...]:
+    """The mean of each layer's inputs over a batch."""
+    inputs = capture.run(params, capture.zeros(params, batch), batch)[1]
+    return tuple(jnp.mean(_stacked(inputs, layer), 0) for layer in uses)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def output_gradients(
+    capture: Any, uses: Uses, cotangent: Cotangent, params: PyTree, batch: Any, key: jax.Array
+) -> tuple[tuple[jax.Array, ...], list[Any]]:
+    """The gradients of each layer's outputs, summed over samples, and of the leaves of `params`.
+
+    The gradient of a layer's bias is the sum of those of its outputs. Leaves that are no arrays of
+    floats have None.
+    """
+    structure: Any
+    leaves, structure = jax.tree.flatten(params)
+    free = {i: leaf for i, leaf in enumerate(leaves) if is_prunable(leaf)}
+
+    def run(free: Any, zeros: Any) -> Any:
+        full = [free.get(i, leaf) for i, leaf in enumerate(leaves)]
+        return capture.run(structure.unflatten(full), zeros, batch)[0]
+
+    outputs, pull = jax.vjp(run, free, capture.zeros(params, batch))
+    grads, site_grads = pull(cotangent(outputs, batch, key)[0])
+    sums = tuple(jnp.sum(_stacked(site_grads, layer), 0) for layer in uses)
+    return sums, [grads.get(i) for i in range(len(leaves))]
+
+
+def _stacked(arrays: Any, layer: tuple[int, ...]) -> jax.Array:
+    """The samples of all uses of a layer, float32 or wider."""
+    wide = [jnp.asarray(arrays[i], jnp.promote_types(arrays[i].dtype, jnp.float32)) for i in layer]
+    return wide[0] if len(wide) == 1 else jnp.concatenate(wide)
+
+
+def _product(a: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.matmul(a.T, b, precision="highest")
