@@ -1,12 +1,6 @@
 """Sums over batches: moments of inputs and curvatures of outputs at a function's linear layers.
 
-A captured function has `sites`, its uses of linear layers in the order of execution, each with a
-`name`, the `leaf` (a key path) of its weights and their `positions` (R, D) in it. Two methods run
-it:
-
-    capture.zeros(params, batch)            a tuple of arrays, (samples, R) for each site
-    capture.run(params, zeros, batch)       the outputs, with the zeros added to those of the sites;
-                                            and a tuple of the sites' inputs, (samples, D)
+`found` is what `structure.linear_layers` returns.
 """
 
 from __future__ import annotations
@@ -20,7 +14,6 @@ import jax.numpy as jnp
 
 from bmrpruner._tree import PyTree, is_prunable
 
-Uses = tuple[tuple[int, ...], ...]  # for each layer, the sites that use it
 Cotangent = Callable[..., tuple[Any, jax.Array]]  # of outputs, batch and key
 
 
@@ -75,10 +68,9 @@ class LossCotangent(NamedTuple):
         return pull(jnp.ones_like(losses))[0], jnp.float32(losses.size)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def add_moments(
-    capture: Any,
-    uses: Uses,
+    found: Any,
     cotangent: Cotangent,
     params: PyTree,
     batch: Any,
@@ -87,23 +79,26 @@ def add_moments(
     shifts: tuple[jax.Array, ...],
 ) -> tuple[tuple[Sums, ...], jax.Array]:
     """The sums with a batch added, and its number of examples."""
-    zeros = capture.zeros(params, batch)
-    outputs, pull, inputs = jax.vjp(lambda z: capture.run(params, z, batch), zeros, has_aux=True)
+
+    def run(probes: Any) -> Any:
+        return found.capture(params, batch, probes=probes)
+
+    outputs, pull, inputs = jax.vjp(run, found.probes(params, batch), has_aux=True)
     signs, examples = cotangent(outputs, batch, key)
     (grads,) = pull(signs)
-    found = []
-    for layer, total, shift in zip(uses, sums, shifts, strict=True):
-        x = _stacked(inputs, layer) - shift
-        squares = jnp.sum(_stacked(grads, layer) ** 2, 0)
+    added = []
+    for uses, grad, total, shift in zip(inputs, grads, sums, shifts, strict=True):
+        x = _stacked(uses) - shift
+        squares = jnp.sum(_stacked(grad) ** 2, 0)
         moments = Sums(jnp.float32(len(x)), jnp.sum(x, 0), _product(x, x), squares)
-        found.append(jax.tree.map(jnp.add, total, moments))
-    return tuple(found), examples
+        added.append(jax.tree.map(jnp.add, total, moments))
+    return tuple(added), examples
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def add_cross_moments(
-    capture: Any,
-    layer: tuple[int, ...],
+    found: Any,
+    number: int,
     dense: PyTree,
     pruned: PyTree,
     batch: Any,
@@ -111,28 +106,25 @@ def add_cross_moments(
     shift: jax.Array,
 ) -> CrossSums:
     """The sums of one layer with a batch added, whose inputs x and h two networks give."""
-    zeros = capture.zeros(dense, batch)
-    x, h = (
-        _stacked(capture.run(params, zeros, batch)[1], layer) - shift for params in (dense, pruned)
-    )
+    x, h = (_stacked(_inputs(found, number, params, batch)) - shift for params in (dense, pruned))
     moments = CrossSums(
         jnp.float32(len(h)), jnp.sum(h, 0), _product(h, h), jnp.sum(x, 0), _product(x, h)
     )
     return jax.tree.map(jnp.add, sums, moments)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def input_means(capture: Any, uses: Uses, params: PyTree, batch: Any) -> tuple[jax.Array, ...]:
+@functools.partial(jax.jit, static_argnums=0)
+def input_means(found: Any, params: PyTree, batch: Any) -> tuple[jax.Array, ...]:
     """The mean of each layer's inputs over a batch."""
-    inputs = capture.run(params, capture.zeros(params, batch), batch)[1]
-    return tuple(jnp.mean(_stacked(inputs, layer), 0) for layer in uses)
+    _, inputs = found.capture(params, batch)
+    return tuple(jnp.mean(_stacked(uses), 0) for uses in inputs)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def output_gradients(
-    capture: Any, uses: Uses, cotangent: Cotangent, params: PyTree, batch: Any, key: jax.Array
+    found: Any, cotangent: Cotangent, params: PyTree, batch: Any, key: jax.Array
 ) -> tuple[tuple[jax.Array, ...], list[Any]]:
-    """The gradients of each layer's outputs, summed over samples, and of the leaves of `params`.
+    """The gradients of each layer's outputs, summed over rows, and of the leaves of `params`.
 
     The gradient of a layer's bias is the sum of those of its outputs. Leaves that are no arrays of
     floats have None.
@@ -141,19 +133,27 @@ def output_gradients(
     leaves, structure = jax.tree.flatten(params)
     free = {i: leaf for i, leaf in enumerate(leaves) if is_prunable(leaf)}
 
-    def run(free: Any, zeros: Any) -> Any:
+    def run(free: Any, probes: Any) -> Any:
         full = [free.get(i, leaf) for i, leaf in enumerate(leaves)]
-        return capture.run(structure.unflatten(full), zeros, batch)[0]
+        return found.capture(structure.unflatten(full), batch, probes=probes)[0]
 
-    outputs, pull = jax.vjp(run, free, capture.zeros(params, batch))
-    grads, site_grads = pull(cotangent(outputs, batch, key)[0])
-    sums = tuple(jnp.sum(_stacked(site_grads, layer), 0) for layer in uses)
+    outputs, pull = jax.vjp(run, free, found.probes(params, batch))
+    grads, output_grads = pull(cotangent(outputs, batch, key)[0])
+    sums = tuple(jnp.sum(_stacked(uses), 0) for uses in output_grads)
     return sums, [grads.get(i) for i in range(len(leaves))]
 
 
-def _stacked(arrays: Any, layer: tuple[int, ...]) -> jax.Array:
-    """The samples of all uses of a layer, float32 or wider."""
-    wide = [jnp.asarray(arrays[i], jnp.promote_types(arrays[i].dtype, jnp.float32)) for i in layer]
+def _inputs(found: Any, number: int, params: PyTree, batch: Any) -> list[jax.Array]:
+    """The inputs of one layer, for each of its uses."""
+    collected = found.capture(params, batch, collect=lambda i, rows: rows if i == number else None)[
+        1
+    ]
+    return collected[number]
+
+
+def _stacked(uses: Any) -> jax.Array:
+    """The rows of all uses of a layer, float32 or wider."""
+    wide = [jnp.asarray(rows, jnp.promote_types(rows.dtype, jnp.float32)) for rows in uses]
     return wide[0] if len(wide) == 1 else jnp.concatenate(wide)
 
 

@@ -13,10 +13,11 @@ import numpy as np
 
 from bmrpruner._checks import check_positive, did_you_mean
 from bmrpruner._progress import shown
-from bmrpruner._tree import Key, PyTree, check_params, keyed_leaves
+from bmrpruner._tree import Key, PyTree, check_params, join, keyed_leaves
 from bmrpruner.posteriors import _moments
-from bmrpruner.posteriors._moments import LossCotangent, Sums, Uses
+from bmrpruner.posteriors._moments import LossCotangent, Sums
 from bmrpruner.posteriors.layerwise_gaussian import LayerwiseGaussian, LinearLayer
+from bmrpruner.structure import linear_layers
 
 FEW = 100  # examples, below which there is a warning
 TRIALS = 3  # random cotangents by which a bias is known
@@ -72,18 +73,15 @@ def from_calibration(
     cotangent = as_cotangent(loss)
     key = jax.random.key(0) if key is None else key
     first, batches = peeked("batches", batches)
-    capture = captured(fn, params, first)
-    uses = layers_of(capture)
-    shifts = _moments.input_means(capture, uses, params, first)
-    biases = _biases(capture, uses, cotangent, params, first, key)
-    sums = tuple(_no_sums(capture.sites[layer[0]]) for layer in uses)
+    found = layers_of(fn, params, first)
+    shifts = _moments.input_means(found, params, first)
+    biases = _biases(found, cotangent, params, first, key)
+    sums = tuple(_no_sums(layer) for layer in found.layers)
     examples = 0.0
     for count, batch in enumerate(shown("calibration", batches)):
         check_batch(batch, first)
         batch_key = jax.random.fold_in(key, count)
-        sums, seen = _moments.add_moments(
-            capture, uses, cotangent, params, batch, batch_key, sums, shifts
-        )
+        sums, seen = _moments.add_moments(found, cotangent, params, batch, batch_key, sums, shifts)
         examples += float(seen)
     if examples < FEW:
         warnings.warn(
@@ -92,8 +90,10 @@ def from_calibration(
             stacklevel=3,
         )
     layers = [
-        _layer(capture.sites[layer[0]], bias, total, shift, examples)
-        for layer, bias, total, shift in zip(uses, biases, sums, shifts, strict=True)
+        _layer(name, layer, bias, total, shift, examples)
+        for name, layer, bias, total, shift in zip(
+            _names(found.layers), found.layers, biases, sums, shifts, strict=True
+        )
     ]
     return LayerwiseGaussian(params, tuple(layers), examples, damping, prior_precision)
 
@@ -110,25 +110,29 @@ def as_cotangent(loss: Any) -> Any:
     return LOSSES[loss]
 
 
-def layers_of(capture: Any) -> Uses:
-    """The sites of each layer, in the order of their first use: tied weights have several.
+def layers_of(fn: Any, params: PyTree, batch: Any) -> Any:
+    """The linear layers of a function; itself, if it is what `structure.linear_layers` returned.
 
     Raises:
       ValueError: If there is none.
     """
-    found: dict[Any, list[int]] = {}
-    for i, site in enumerate(capture.sites):
-        found.setdefault((site.leaf, np.asarray(site.positions).tobytes()), []).append(i)
-    if not found:
-        raise ValueError("fn: expected a linear layer of params in it, got none.")
-    return tuple(tuple(sites) for sites in found.values())
+    found = fn if hasattr(fn, "capture") else linear_layers(fn, params, batch)
+    if not found.layers:
+        why = "".join(f"; {join(key)}: {reason}" for key, reason in found.left_out.items())
+        raise ValueError(f"fn: expected a linear layer of params in it, got none{why}.")
+    return found
 
 
-def captured(fn: Any, params: PyTree, batch: Any) -> Any:
-    """The function with its linear layers found, as `_moments` describes it."""
-    if hasattr(fn, "sites"):
-        return fn
-    raise NotImplementedError("fn: expected one whose layers are found already.")
+def _names(layers: Any) -> list[str]:
+    """The leaves' key paths, with an index where a leaf holds several layers."""
+    keys = [join(layer.key) for layer in layers]
+    counts: dict[str, int] = {}
+    names = []
+    for key in keys:
+        number = counts.get(key, 0)
+        counts[key] = number + 1
+        names.append(f"{key}[{number}]" if keys.count(key) > 1 else key)
+    return names
 
 
 def peeked(field: str, batches: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
@@ -158,13 +162,15 @@ def check_batch(batch: Any, first: Any) -> None:
         )
 
 
-def _no_sums(site: Any) -> Sums:
-    outputs, inputs = site.positions.shape
+def _no_sums(layer: Any) -> Sums:
+    outputs, inputs = layer.positions.shape
     zeros = (jnp.zeros(shape) for shape in ((), (inputs,), (inputs, inputs), (outputs,)))
     return Sums(*zeros)
 
 
-def _layer(site: Any, bias: Any, sums: Sums, shift: jax.Array, examples: float) -> LinearLayer:
+def _layer(
+    name: str, found: Any, bias: Any, sums: Sums, shift: jax.Array, examples: float
+) -> LinearLayer:
     leaf, positions = (None, None) if bias is None else bias
     offset = sums.first / sums.samples
     covariance = sums.second / sums.samples - jnp.outer(offset, offset)
@@ -174,14 +180,14 @@ def _layer(site: Any, bias: Any, sums: Sums, shift: jax.Array, examples: float) 
     curvature = sums.curvature / examples
     if not bool(jnp.all(jnp.isfinite(covariance))) or not bool(jnp.all(jnp.isfinite(curvature))):
         raise ValueError(
-            f"batches: expected finite inputs and gradients at layer {site.name!r}, got NaN or "
+            f"batches: expected finite inputs and gradients at layer {name!r}, got NaN or "
             "infinite ones."
         )
     return LinearLayer(
-        name=site.name,
-        leaf=site.leaf,
+        name=name,
+        leaf=found.key,
         bias_leaf=leaf,
-        positions=jnp.asarray(site.positions, jnp.int32),
+        positions=jnp.asarray(found.positions, jnp.int32),
         bias_positions=positions,
         input_mean=mean,
         input_covariance=covariance,
@@ -190,19 +196,17 @@ def _layer(site: Any, bias: Any, sums: Sums, shift: jax.Array, examples: float) 
 
 
 def _biases(
-    capture: Any, uses: Uses, cotangent: Any, params: PyTree, batch: Any, key: jax.Array
+    layers: Any, cotangent: Any, params: PyTree, batch: Any, key: jax.Array
 ) -> list[tuple[Key, jax.Array] | None]:
     """Each layer's bias, key path and positions: what has the gradient that its outputs have.
 
     Several random cotangents are compared, so that none agrees by chance.
     """
     found = [
-        _moments.output_gradients(
-            capture, uses, cotangent, params, batch, jax.random.fold_in(key, i)
-        )
+        _moments.output_gradients(layers, cotangent, params, batch, jax.random.fold_in(key, i))
         for i in range(TRIALS)
     ]
-    weights = {site.leaf for site in capture.sites}
+    weights = {layer.key for layer in layers.layers}
     keys = [k for k, leaf in keyed_leaves(params) if leaf is not None]
     candidates = []
     for i, leaf_key in enumerate(keys):
@@ -211,7 +215,7 @@ def _biases(
             candidates.append((leaf_key, np.stack([_flat(grad) for grad in grads])))
     return [
         _matching(np.stack([_flat(sums[i]) for sums, _ in found]), candidates)
-        for i in range(len(uses))
+        for i in range(len(layers.layers))
     ]
 
 

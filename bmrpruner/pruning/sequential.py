@@ -10,16 +10,16 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bmrpruner import oneshot
+from bmrpruner import oneshot, selection
 from bmrpruner._checks import check_positive
 from bmrpruner._progress import shown
 from bmrpruner._tree import PyTree, keyed_leaves
 from bmrpruner.algorithms import OBSPruning
 from bmrpruner.algorithms.one_shot import refitted
+from bmrpruner.mask_calculator import topk_n_by_m_mask_calculator
 from bmrpruner.posteriors import LayerwiseGaussian, LinearLayer
 from bmrpruner.posteriors._moments import CrossSums, add_cross_moments
 from bmrpruner.posteriors.calibration import (
-    captured,
     from_calibration,
     layers_of,
     peeked,
@@ -115,25 +115,32 @@ def prune_sequentially(
     chosen = scope or ("global" if kind == Unstructured() else "layer")
     _check_how_much(sparsity, max_loss_rise, held_out, masks, kind)
     batches = repeatable(batches)
-    capture = captured(fn, params, peeked("batches", batches)[0])
-    posterior = from_calibration(capture, params, batches, damping, key, loss, prior_precision)
+    found = layers_of(fn, params, peeked("batches", batches)[0])
+    posterior = from_calibration(found, params, batches, damping, key, loss, prior_precision)
 
     def make_updater(sparsity: float | None) -> OBSPruning:
         return OBSPruning(sparsity=sparsity, sparsity_type=kind, scope=chosen)
 
-    if max_loss_rise is None and masks is None:
-        masks = make_updater(sparsity).instant_sparsify(params, posterior=posterior)[1]
-    if max_loss_rise is None:
-        pruned, layers = refit_in_order(capture, params, masks, posterior, batches)
-    else:
+    start = params
+    chooses = OBSPruning(sparsity=sparsity, sparsity_type=kind, scope=chosen)
+    if max_loss_rise is not None:
         held_out = repeatable(held_out)  # type: ignore[arg-type]
-        start, masks = largest_within(
-            fn, params, posterior, held_out, max_loss_rise, loss, make_updater
+        start, chosen_masks = largest_within(
+            fn, params, posterior, held_out, max_loss_rise, loss, chooses
         )
-        pruned, layers = refit_in_order(capture, params, masks, posterior, batches)
-        losses = [held_out_loss(fn, found, held_out, loss) for found in (start, pruned)]
-        pruned = start if losses[0] < losses[1] else pruned
-    return (pruned, masks, layers) if report else (pruned, masks)
+    elif masks is None:
+        chosen_masks = chooses.instant_sparsify(params, posterior=posterior)[1]
+    else:
+        chosen_masks = masks
+    may_choose = None if masks is not None else kind
+    pruned, kept, layers = refit_in_order(
+        found, params, chosen_masks, posterior, batches, may_choose
+    )
+    if max_loss_rise is not None:
+        losses = [held_out_loss(fn, p, held_out, loss) for p in (start, pruned)]
+        if losses[0] < losses[1]:
+            pruned, kept = start, chosen_masks
+    return (pruned, kept, layers) if report else (pruned, kept)
 
 
 def _check_how_much(
@@ -153,26 +160,30 @@ def _check_how_much(
 
 
 def refit_in_order(
-    capture: Any, params: PyTree, masks: PyTree, posterior: LayerwiseGaussian, batches: Any
-) -> tuple[PyTree, list[LayerReport]]:
+    found: Any,
+    params: PyTree,
+    masks: PyTree,
+    posterior: LayerwiseGaussian,
+    batches: Any,
+    kind: Any = None,
+) -> tuple[PyTree, PyTree, list[LayerReport]]:
     """Refit the weights that stay, layer by layer in the order of execution.
 
-    The inputs of a layer are those that it has in the network pruned so far, and its outputs are
-    to be those of the dense network.
-
     Args:
-      capture: The function; see `bmrpruner.posteriors`.
+      found: The layers, as `structure.linear_layers` returns them.
       params: The dense parameters.
       masks: A tree like `params`, None where a leaf is exempt.
       posterior: The moments in the dense network.
-      batches: Calibration inputs, to be gone through once for each layer.
+      batches: Calibration inputs, gone through once for each layer.
+      kind: The sparsity type by which each layer may choose anew, as many as the masks keep, given
+        the inputs that it has by then; None if the masks are fixed.
 
     Returns:
-      The refitted parameters, and a report for each layer that has masks.
+      The refitted parameters, the masks, and a report for each layer that has masks.
     """
     by_key = dict(keyed_leaves(masks))
     pruned, reports = params, []
-    for layer, sites in zip(posterior.layers, layers_of(capture), strict=True):
+    for number, layer in enumerate(posterior.layers):
         if by_key.get(layer.leaf) is None:
             continue
         begin = time.perf_counter()
@@ -180,48 +191,92 @@ def refit_in_order(
             only = dataclasses.replace(posterior, layers=(layer,))
             pruned = refitted(params, params, masks, only)
         else:
-            pruned = _refit_layer(
-                capture, sites, layer, params, pruned, masks, posterior.damping, batches
-            )
+            moved, target = _moved(found, number, layer, params, pruned, posterior, batches)
+            if kind is not None:
+                masks = layer.put(masks, _chosen(layer, moved, target, masks, posterior, kind))
+            after = _solved(layer, moved, target, params, masks, posterior)
+            pruned = layer.put(pruned, after, _bias(layer, moved, params, pruned, after))
         jax.block_until_ready(pruned)
         reports.append(_report(layer, params, pruned, masks, posterior, begin))
-    return pruned, reports
+    return pruned, masks, reports
 
 
-def _refit_layer(
-    capture: Any,
-    sites: tuple[int, ...],
+def _moved(
+    found: Any,
+    number: int,
     layer: LinearLayer,
     dense: PyTree,
     pruned: PyTree,
-    masks: PyTree,
-    damping: Any,
+    posterior: LayerwiseGaussian,
     batches: Any,
-) -> PyTree:
+) -> tuple[LinearLayer, jax.Array]:
+    """The layer with the inputs h that it has by now, and E[x hᵀ]w + λw of each row w."""
     width = layer.shape[1]
     square = jnp.zeros((width, width))
     sums = CrossSums(jnp.zeros(()), jnp.zeros(width), square, jnp.zeros(width), square)
     shift = layer.input_mean  # zero without a bias, where moments are about zero
     for batch in shown(layer.name, batches):
-        sums = add_cross_moments(capture, sites, dense, pruned, batch, sums, shift)
+        sums = add_cross_moments(found, number, dense, pruned, batch, sums, shift)
     _, now, second, before, cross = (part / sums.samples for part in sums)
     if layer.bias_leaf is not None:
         second = second - jnp.outer(now, now)
         cross = cross - jnp.outer(before, now)
-    moved = layer.with_inputs(shift + now, second)
-    precision = moved.precision(damping)
-    ridge = precision[0, 0] - second[0, 0]
-    weights, keep = layer.weights(dense), layer.weights(masks)
-    target = jnp.matmul(weights, cross, precision="highest") + ridge * weights
-    if width >= oneshot.WIDE:
-        full = oneshot.refit(weights, precision, jnp.ones_like(keep), target)
-        after, _ = oneshot.sweep(full, precision, keep=keep)
-    else:
-        after = oneshot.refit(weights, precision, keep, target)
-    bias = layer.bias(pruned)
-    if bias is not None:
-        bias = bias + weights @ (shift + before) - after @ (shift + now)
-    return layer.put(pruned, after, bias)
+        now = now + shift
+    moved = layer.with_inputs(now, second)
+    weights = layer.weights(dense)
+    ridge = moved.precision(posterior.damping)[0, 0] - second[0, 0]
+    return moved, jnp.matmul(weights, cross, precision="highest") + ridge * weights
+
+
+def _chosen(
+    layer: LinearLayer,
+    moved: LinearLayer,
+    target: jax.Array,
+    masks: PyTree,
+    posterior: LayerwiseGaussian,
+    kind: Any,
+) -> jax.Array:
+    """The layer's mask: as many weights as before, chosen by what the inputs are now."""
+    keep = layer.weights(masks)
+    if not isinstance(kind, Unstructured | NByM):
+        return keep
+    precision = moved.precision(posterior.damping)
+    scores = oneshot.obs_scores(_unpruned(precision, target), precision, layer.curvature)
+    if isinstance(kind, Unstructured):
+        return selection.top_masks([scores], [jnp.sum(keep != 0)])[0]
+    leaf = dict(keyed_leaves(masks))[layer.leaf]
+    spread = jnp.zeros(leaf.size).at[layer.positions].set(scores).reshape(leaf.shape)
+    chosen = topk_n_by_m_mask_calculator(spread, None, kind)
+    return jnp.ravel(chosen)[layer.positions]
+
+
+def _unpruned(precision: jax.Array, target: jax.Array) -> jax.Array:
+    """What the weights would be if all stayed."""
+    return jax.scipy.linalg.solve(precision, target.T, assume_a="pos").T
+
+
+def _solved(
+    layer: LinearLayer,
+    moved: LinearLayer,
+    target: jax.Array,
+    dense: PyTree,
+    masks: PyTree,
+    posterior: LayerwiseGaussian,
+) -> jax.Array:
+    precision, keep = moved.precision(posterior.damping), layer.weights(masks)
+    if layer.shape[1] >= oneshot.WIDE:
+        return oneshot.sweep(_unpruned(precision, target), precision, keep=keep)[0]
+    return oneshot.refit(layer.weights(dense), precision, keep, target)
+
+
+def _bias(
+    layer: LinearLayer, moved: LinearLayer, dense: PyTree, pruned: PyTree, after: jax.Array
+) -> jax.Array | None:
+    """The bias with which the mean of the outputs stays; None without one."""
+    bias = layer.bias(pruned)  # which another layer may have moved
+    if bias is None:
+        return None
+    return bias + layer.weights(dense) @ layer.input_mean - after @ moved.input_mean
 
 
 def _report(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterable
@@ -26,7 +27,7 @@ def largest_within(
     held_out: Iterable[Any],
     max_loss_rise: float,
     loss: Any,
-    make_updater: Callable[[float], LayerwisePruning],
+    updater: LayerwisePruning,
 ) -> tuple[PyTree, PyTree]:
     """Bisect the sparsity, with the weights removed in one order that is found once.
 
@@ -37,7 +38,7 @@ def largest_within(
       held_out: What the loss is measured on; see `held_out_loss`.
       max_loss_rise: How much the loss may rise, nats per example.
       loss: As in `posteriors.from_calibration`.
-      make_updater: The updater for a sparsity.
+      updater: What chooses, at a sparsity of its own.
 
     Returns:
       Refitted parameters and masks.
@@ -46,12 +47,11 @@ def largest_within(
       ValueError: If `held_out` is empty or the dense network's loss there is not finite.
     """
     dense = held_out_loss(fn, params, held_out, loss)
-    scores = make_updater(0.5).calculate_scores(params, posterior=posterior)
+    scores = updater.calculate_scores(params, posterior=posterior)
 
     def at(sparsity: float) -> tuple[PyTree, PyTree]:
-        updater = make_updater(sparsity)
-        targets = updater.eligible_targets(params, scores)
-        masks = updater.create_masks(scores, targets)
+        chooses = dataclasses.replace(updater, sparsity=sparsity)
+        masks = chooses.create_masks(scores, chooses.eligible_targets(params, scores))
         return refitted(params, updater.apply_masks(params, masks), masks, posterior), masks
 
     best = at(0.0)
