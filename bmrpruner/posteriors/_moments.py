@@ -46,8 +46,8 @@ def softmax_cotangent(outputs: Any, batch: Any, key: jax.Array) -> tuple[Any, ja
     """
     probabilities = jax.nn.softmax(outputs.astype(jnp.float32))
     signs = jax.random.rademacher(key, outputs.shape, jnp.float32)
-    root = jnp.sqrt(probabilities)
-    found = root * signs - probabilities * jnp.sum(probabilities * signs, -1, keepdims=True)
+    root = jnp.sqrt(probabilities) * signs
+    found = root - probabilities * jnp.sum(root, -1, keepdims=True)
     return found.astype(outputs.dtype), jnp.float32(outputs.size // outputs.shape[-1])
 
 

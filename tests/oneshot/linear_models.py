@@ -13,26 +13,26 @@ def normal(*shape, seed=0):
 
 
 def plain():
-    return lambda p, x: x @ p["w"], {"w": normal(5, 3)}, normal(40, 5, seed=1)
+    return lambda p, x: x @ p["w"], {"w": normal(5, 3)}, normal(120, 5, seed=1)
 
 
 def transposed_with_bias():
     params = {"w": normal(3, 5), "b": normal(3)}
-    return lambda p, x: 1.0 * (x @ p["w"].T) + p["b"], params, 1 + normal(40, 5, seed=1)
+    return lambda p, x: 1.0 * (x @ p["w"].T) + p["b"], params, 1 + normal(120, 5, seed=1)
 
 
 def einsum_heads():
     def fn(p, x):
         return jnp.einsum("nti,hdi->nthd", x, p["w"]) + p["b"]
 
-    return fn, {"w": normal(2, 3, 4), "b": normal(2, 3)}, 0.5 + normal(10, 3, 4, seed=1)
+    return fn, {"w": normal(2, 3, 4), "b": normal(2, 3)}, 0.5 + normal(100, 3, 4, seed=1)
 
 
 def jit_remat_vmap():
     def fn(p, x):
         return jax.vmap(jax.jit(jax.checkpoint(lambda x: p[0] @ x + p[1])))(x)
 
-    return fn, (normal(3, 5), normal(3)), 1 + normal(40, 5, seed=1)
+    return fn, (normal(3, 5), normal(3)), 1 + normal(120, 5, seed=1)
 
 
 def with_linen(module, x):
@@ -41,11 +41,11 @@ def with_linen(module, x):
 
 
 def linen_dense():
-    return with_linen(linen.Dense(3), 1 + normal(40, 5, seed=1))
+    return with_linen(linen.Dense(3), 1 + normal(120, 5, seed=1))
 
 
 def linen_conv():
-    x = 0.5 + normal(6, 5, 5, 2, seed=1)
+    x = 0.5 + normal(100, 5, 5, 2, seed=1)
     return with_linen(linen.Conv(2, (3, 2), strides=(2, 1)), x)
 
 
@@ -54,23 +54,23 @@ def conv_nchw():
         y = jax.lax.conv_general_dilated(x, p["w"], (1, 1), "VALID", rhs_dilation=(1, 2))
         return y + p["b"][:, None, None]
 
-    return fn, {"w": normal(2, 3, 2, 2), "b": normal(2)}, 1 + normal(5, 3, 4, 5, seed=1)
+    return fn, {"w": normal(2, 3, 2, 2), "b": normal(2)}, 1 + normal(100, 3, 4, 5, seed=1)
 
 
 def nnx_linear():
     module = nnx.Linear(5, 3, rngs=nnx.Rngs(0))
     graph, params = nnx.split(module)
-    return lambda p, x: nnx.merge(graph, p)(x), params, 1 + normal(40, 5, seed=1)
+    return lambda p, x: nnx.merge(graph, p)(x), params, 1 + normal(120, 5, seed=1)
 
 
 def equinox_linear():
     module = eqx.nn.Linear(5, 3, key=jax.random.key(0))
-    return lambda m, x: jax.vmap(m)(x), module, 1 + normal(40, 5, seed=1)
+    return lambda m, x: jax.vmap(m)(x), module, 1 + normal(120, 5, seed=1)
 
 
 def haiku_linear():
     net = hk.without_apply_rng(hk.transform(lambda x: hk.Linear(3)(x)))
-    x = 1 + normal(40, 5, seed=1)
+    x = 1 + normal(120, 5, seed=1)
     params = jax.tree.map(lambda p: p + 0.1, net.init(jax.random.key(0), x))
     return net.apply, params, x
 
@@ -81,14 +81,14 @@ def scanned_stack():
             0, 1
         )
 
-    return fn, {"w": normal(2, 5, 3), "b": normal(2, 3)}, 1 + normal(40, 5, seed=1)
+    return fn, {"w": normal(2, 5, 3), "b": normal(2, 3)}, 1 + normal(120, 5, seed=1)
 
 
 def tied():
     def fn(p, x):
         return jnp.stack([part @ p["w"] for part in (x[:, 0], 2 * x[:, 1], x[:, 2])], 1)
 
-    return fn, {"w": normal(5, 3)}, normal(20, 3, 5, seed=1)
+    return fn, {"w": normal(5, 3)}, normal(100, 3, 5, seed=1)
 
 
 MODELS = [
