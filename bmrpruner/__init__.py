@@ -57,6 +57,7 @@ from bmrpruner.optimizers import (
     sample_posterior,
 )
 from bmrpruner.posteriors import DiagonalGaussian, LayerwiseGaussian, predict
+from bmrpruner.pruning import prune_sequentially
 from bmrpruner.sparsity_schedules import (
     NoUpdateSchedule,
     OneShotSchedule,
@@ -120,6 +121,7 @@ __all__ = [
     "posteriors",
     "predict",
     "projects",
+    "prune_sequentially",
     "pruning",
     "register_algorithm",
     "sample_posterior",

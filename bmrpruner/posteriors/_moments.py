@@ -113,21 +113,21 @@ def add_cross_moments(
     return jax.tree.map(jnp.add, sums, moments)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def input_means(found: Any, params: PyTree, batch: Any) -> tuple[jax.Array, ...]:
-    """The mean of each layer's inputs over a batch."""
-    _, inputs = found.capture(params, batch)
-    return tuple(jnp.mean(_stacked(uses), 0) for uses in inputs)
+class FirstLook(NamedTuple):
+    """What one batch and one cotangent say about the layers."""
+
+    input_means: tuple[jax.Array, ...]  # by layer, (D,)
+    output_grads: tuple[jax.Array, ...]  # by layer, (R,), summed over rows
+    grads: list[Any]  # by leaf of the parameters; None where it is no array of floats
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def output_gradients(
+def first_look(
     found: Any, cotangent: Cotangent, params: PyTree, batch: Any, key: jax.Array
-) -> tuple[tuple[jax.Array, ...], list[Any]]:
-    """The gradients of each layer's outputs, summed over rows, and of the leaves of `params`.
+) -> FirstLook:
+    """The mean inputs of each layer, and the gradients of its outputs and of the parameters.
 
-    The gradient of a layer's bias is the sum of those of its outputs. Leaves that are no arrays of
-    floats have None.
+    The gradient of a layer's bias is the sum of those of its outputs.
     """
     structure: Any
     leaves, structure = jax.tree.flatten(params)
@@ -135,12 +135,33 @@ def output_gradients(
 
     def run(free: Any, probes: Any) -> Any:
         full = [free.get(i, leaf) for i, leaf in enumerate(leaves)]
-        return found.capture(structure.unflatten(full), batch, probes=probes)[0]
+        return found.capture(structure.unflatten(full), batch, probes=probes)
 
-    outputs, pull = jax.vjp(run, free, found.probes(params, batch))
+    outputs, pull, inputs = jax.vjp(run, free, found.probes(params, batch), has_aux=True)
     grads, output_grads = pull(cotangent(outputs, batch, key)[0])
-    sums = tuple(jnp.sum(_stacked(uses), 0) for uses in output_grads)
-    return sums, [grads.get(i) for i in range(len(leaves))]
+    return FirstLook(
+        tuple(jnp.mean(_stacked(uses), 0) for uses in inputs),
+        tuple(jnp.sum(_stacked(uses), 0) for uses in output_grads),
+        [grads.get(i) for i in range(len(leaves))],
+    )
+
+
+@functools.partial(jax.jit, static_argnames="is_centred")
+def finished(
+    sums: Sums, shift: jax.Array, examples: Any, is_centred: bool
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Mean and covariance of a layer's inputs, its curvature, and whether all are finite.
+
+    If not centred, the mean is zero and the covariance is about zero.
+    """
+    offset = sums.first / sums.samples
+    covariance = sums.second / sums.samples - jnp.outer(offset, offset)
+    mean = shift + offset
+    if not is_centred:
+        covariance, mean = covariance + jnp.outer(mean, mean), jnp.zeros_like(mean)
+    curvature = sums.curvature / examples
+    is_finite = jnp.all(jnp.isfinite(covariance)) & jnp.all(jnp.isfinite(curvature))
+    return mean, covariance, curvature, is_finite
 
 
 def _inputs(found: Any, number: int, params: PyTree, batch: Any) -> list[jax.Array]:

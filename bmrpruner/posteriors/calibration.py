@@ -74,8 +74,11 @@ def from_calibration(
     key = jax.random.key(0) if key is None else key
     first, batches = peeked("batches", batches)
     found = layers_of(fn, params, first)
-    shifts = _moments.input_means(found, params, first)
-    biases = _biases(found, cotangent, params, first, key)
+    looks = [
+        _moments.first_look(found, cotangent, params, first, jax.random.fold_in(key, i))
+        for i in range(TRIALS)
+    ]
+    shifts, biases = looks[0].input_means, _biases(found, params, looks)
     sums = tuple(_no_sums(layer) for layer in found.layers)
     examples = 0.0
     for count, batch in enumerate(shown("calibration", batches)):
@@ -164,7 +167,8 @@ def check_batch(batch: Any, first: Any) -> None:
 
 def _no_sums(layer: Any) -> Sums:
     outputs, inputs = layer.positions.shape
-    zeros = (jnp.zeros(shape) for shape in ((), (inputs,), (inputs, inputs), (outputs,)))
+    shapes = ((), (inputs,), (inputs, inputs), (outputs,))
+    zeros: Any = (np.zeros(shape, np.float32) for shape in shapes)
     return Sums(*zeros)
 
 
@@ -172,50 +176,33 @@ def _layer(
     name: str, found: Any, bias: Any, sums: Sums, shift: jax.Array, examples: float
 ) -> LinearLayer:
     leaf, positions = (None, None) if bias is None else bias
-    offset = sums.first / sums.samples
-    covariance = sums.second / sums.samples - jnp.outer(offset, offset)
-    mean = shift + offset
-    if leaf is None:
-        covariance, mean = covariance + jnp.outer(mean, mean), jnp.zeros_like(mean)
-    curvature = sums.curvature / examples
-    if not bool(jnp.all(jnp.isfinite(covariance))) or not bool(jnp.all(jnp.isfinite(curvature))):
+    *moments, is_finite = _moments.finished(sums, shift, examples, bias is not None)
+    if not is_finite:
         raise ValueError(
             f"batches: expected finite inputs and gradients at layer {name!r}, got NaN or "
             "infinite ones."
         )
-    return LinearLayer(
-        name=name,
-        leaf=found.key,
-        bias_leaf=leaf,
-        positions=jnp.asarray(found.positions, jnp.int32),
-        bias_positions=positions,
-        input_mean=mean,
-        input_covariance=covariance,
-        curvature=curvature,
-    )
+    indices = jnp.asarray(found.positions, jnp.int32)
+    return LinearLayer(name, found.key, leaf, indices, positions, *moments)
 
 
 def _biases(
-    layers: Any, cotangent: Any, params: PyTree, batch: Any, key: jax.Array
+    found: Any, params: PyTree, looks: list[_moments.FirstLook]
 ) -> list[tuple[Key, jax.Array] | None]:
     """Each layer's bias, key path and positions: what has the gradient that its outputs have.
 
     Several random cotangents are compared, so that none agrees by chance.
     """
-    found = [
-        _moments.output_gradients(layers, cotangent, params, batch, jax.random.fold_in(key, i))
-        for i in range(TRIALS)
-    ]
-    weights = {layer.key for layer in layers.layers}
-    keys = [k for k, leaf in keyed_leaves(params) if leaf is not None]
+    weights = {layer.key for layer in found.layers}
+    keys = [key for key, leaf in keyed_leaves(params) if leaf is not None]
     candidates = []
-    for i, leaf_key in enumerate(keys):
-        grads = [grads[i] for _, grads in found]
-        if grads[0] is not None and leaf_key not in weights:
-            candidates.append((leaf_key, np.stack([_flat(grad) for grad in grads])))
+    for i, key in enumerate(keys):
+        grads = [look.grads[i] for look in looks]
+        if grads[0] is not None and key not in weights:
+            candidates.append((key, np.stack([_flat(grad) for grad in grads])))
     return [
-        _matching(np.stack([_flat(sums[i]) for sums, _ in found]), candidates)
-        for i in range(len(layers.layers))
+        _matching(np.stack([_flat(look.output_grads[i]) for look in looks]), candidates)
+        for i in range(len(found.layers))
     ]
 
 
@@ -226,7 +213,7 @@ def _flat(array: Any) -> np.ndarray:
 def _matching(
     totals: np.ndarray, candidates: list[tuple[Key, np.ndarray]]
 ) -> tuple[Key, jax.Array] | None:
-    """The first run of a leaf, as long as the outputs, whose gradients are theirs (draws, R)."""
+    """The first part of a leaf, as long as the outputs, that has their gradients (draws, R)."""
     size, scale = totals.shape[1], np.linalg.norm(totals)
     for key, grads in candidates:
         if scale == 0 or grads.shape[1] % size:

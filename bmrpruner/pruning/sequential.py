@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import time
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bmrpruner import oneshot, selection
+from bmrpruner import oneshot
 from bmrpruner._checks import check_positive
-from bmrpruner._progress import shown
-from bmrpruner._tree import PyTree, keyed_leaves
+from bmrpruner._masks import MASK_DTYPE, checked_plain
+from bmrpruner._tree import PyTree, align, is_none, join, keyed_leaves
 from bmrpruner.algorithms import OBSPruning
-from bmrpruner.algorithms.one_shot import refitted
-from bmrpruner.mask_calculator import topk_n_by_m_mask_calculator
-from bmrpruner.posteriors import LayerwiseGaussian, LinearLayer
-from bmrpruner.posteriors._moments import CrossSums, add_cross_moments
-from bmrpruner.posteriors.calibration import (
-    from_calibration,
-    layers_of,
-    peeked,
-    repeatable,
-)
+from bmrpruner.posteriors import LayerwiseGaussian
+from bmrpruner.posteriors.calibration import from_calibration, layers_of, peeked, repeatable
+from bmrpruner.pruning.layer_by_layer import refit_in_order
 from bmrpruner.pruning.tolerance import held_out_loss, largest_within
 from bmrpruner.sparsity_types import NByM, Unstructured, as_sparsity_type
 
@@ -39,6 +32,7 @@ class LayerReport(NamedTuple):
       cost: The rise of the loss by its own error, nats per example, to second order.
       delta_f: Log evidence gained, nats, for the Gaussian of `LayerwiseGaussian`. A network that
         fits its data perfectly has no curvature left, and everything seems to gain evidence there.
+        NaN for a wide layer, for which it would take long.
       seconds: How long it took.
 
     Example:
@@ -112,35 +106,30 @@ def prune_sequentially(
       36
     """
     kind = as_sparsity_type(sparsity_type)
-    chosen = scope or ("global" if kind == Unstructured() else "layer")
+    scope = scope or ("global" if kind == Unstructured() else "layer")
     _check_how_much(sparsity, max_loss_rise, held_out, masks, kind)
-    batches = repeatable(batches)
+    updater = OBSPruning(sparsity=sparsity, sparsity_type=kind, scope=scope)
+    may_choose = kind if masks is None else None
+    masks = None if masks is None else _checked_masks(masks, params)
+    batches, held_out = repeatable(batches), repeatable(held_out or ())
     found = layers_of(fn, params, peeked("batches", batches)[0])
+    if max_loss_rise is not None:
+        peeked("held_out", held_out)
     posterior = from_calibration(found, params, batches, damping, key, loss, prior_precision)
 
-    def make_updater(sparsity: float | None) -> OBSPruning:
-        return OBSPruning(sparsity=sparsity, sparsity_type=kind, scope=chosen)
-
     start = params
-    chooses = OBSPruning(sparsity=sparsity, sparsity_type=kind, scope=chosen)
     if max_loss_rise is not None:
-        held_out = repeatable(held_out)  # type: ignore[arg-type]
-        start, chosen_masks = largest_within(
-            fn, params, posterior, held_out, max_loss_rise, loss, chooses
-        )
+        start, masks = largest_within(fn, params, posterior, held_out, max_loss_rise, loss, updater)
     elif masks is None:
-        chosen_masks = chooses.instant_sparsify(params, posterior=posterior)[1]
-    else:
-        chosen_masks = masks
-    may_choose = None if masks is not None else kind
-    pruned, kept, layers = refit_in_order(
-        found, params, chosen_masks, posterior, batches, may_choose
-    )
+        masks = updater.instant_sparsify(params, posterior=posterior)[1]
+    pruned, kept, seconds = refit_in_order(found, params, masks, posterior, batches, may_choose)
     if max_loss_rise is not None:
         losses = [held_out_loss(fn, p, held_out, loss) for p in (start, pruned)]
         if losses[0] < losses[1]:
-            pruned, kept = start, chosen_masks
-    return (pruned, kept, layers) if report else (pruned, kept)
+            pruned, kept = start, masks
+    if not report:
+        return pruned, kept
+    return pruned, kept, _reports(posterior, pruned, kept, seconds)
 
 
 def _check_how_much(
@@ -159,143 +148,31 @@ def _check_how_much(
         raise ValueError("max_loss_rise, held_out: expected both or neither, got one of them.")
 
 
-def refit_in_order(
-    found: Any,
-    params: PyTree,
-    masks: PyTree,
-    posterior: LayerwiseGaussian,
-    batches: Any,
-    kind: Any = None,
-) -> tuple[PyTree, PyTree, list[LayerReport]]:
-    """Refit the weights that stay, layer by layer in the order of execution.
-
-    Args:
-      found: The layers, as `structure.linear_layers` returns them.
-      params: The dense parameters.
-      masks: A tree like `params`, None where a leaf is exempt.
-      posterior: The moments in the dense network.
-      batches: Calibration inputs, gone through once for each layer.
-      kind: The sparsity type by which each layer may choose anew, as many as the masks keep, given
-        the inputs that it has by then; None if the masks are fixed.
-
-    Returns:
-      The refitted parameters, the masks, and a report for each layer that has masks.
-    """
-    by_key = dict(keyed_leaves(masks))
-    pruned, reports = params, []
-    for number, layer in enumerate(posterior.layers):
-        if by_key.get(layer.leaf) is None:
+def _reports(
+    posterior: LayerwiseGaussian, pruned: PyTree, masks: PyTree, seconds: dict[str, float]
+) -> list[LayerReport]:
+    rows = []
+    for layer in posterior.layers:
+        if layer.name not in seconds:
             continue
-        begin = time.perf_counter()
-        if pruned is params:
+        error = layer.weights(posterior.mean) - layer.weights(pruned)
+        squares = jnp.sum(error * (error @ layer.input_covariance), 1)
+        keep, nats = layer.weights(masks), math.nan
+        if layer.shape[1] < oneshot.WIDE:
             only = dataclasses.replace(posterior, layers=(layer,))
-            pruned = refitted(params, params, masks, only)
-        else:
-            moved, target = _moved(found, number, layer, params, pruned, posterior, batches)
-            if kind is not None:
-                masks = layer.put(masks, _chosen(layer, moved, target, masks, posterior, kind))
-            after = _solved(layer, moved, target, params, masks, posterior)
-            pruned = layer.put(pruned, after, _bias(layer, moved, params, pruned, after))
-        jax.block_until_ready(pruned)
-        reports.append(_report(layer, params, pruned, masks, posterior, begin))
-    return pruned, masks, reports
+            nats = float(only.delta_f(masks)[layer.name])
+        cost = float(0.5 * jnp.sum(layer.curvature * squares))
+        gone = int(jnp.sum(keep == 0))
+        rows.append(LayerReport(layer.name, keep.size, gone, cost, nats, seconds[layer.name]))
+    return rows
 
 
-def _moved(
-    found: Any,
-    number: int,
-    layer: LinearLayer,
-    dense: PyTree,
-    pruned: PyTree,
-    posterior: LayerwiseGaussian,
-    batches: Any,
-) -> tuple[LinearLayer, jax.Array]:
-    """The layer with the inputs h that it has by now, and E[x hᵀ]w + λw of each row w."""
-    width = layer.shape[1]
-    square = jnp.zeros((width, width))
-    sums = CrossSums(jnp.zeros(()), jnp.zeros(width), square, jnp.zeros(width), square)
-    shift = layer.input_mean  # zero without a bias, where moments are about zero
-    for batch in shown(layer.name, batches):
-        sums = add_cross_moments(found, number, dense, pruned, batch, sums, shift)
-    _, now, second, before, cross = (part / sums.samples for part in sums)
-    if layer.bias_leaf is not None:
-        second = second - jnp.outer(now, now)
-        cross = cross - jnp.outer(before, now)
-        now = now + shift
-    moved = layer.with_inputs(now, second)
-    weights = layer.weights(dense)
-    ridge = moved.precision(posterior.damping)[0, 0] - second[0, 0]
-    return moved, jnp.matmul(weights, cross, precision="highest") + ridge * weights
-
-
-def _chosen(
-    layer: LinearLayer,
-    moved: LinearLayer,
-    target: jax.Array,
-    masks: PyTree,
-    posterior: LayerwiseGaussian,
-    kind: Any,
-) -> jax.Array:
-    """The layer's mask: as many weights as before, chosen by what the inputs are now."""
-    keep = layer.weights(masks)
-    if not isinstance(kind, Unstructured | NByM):
-        return keep
-    precision = moved.precision(posterior.damping)
-    scores = oneshot.obs_scores(_unpruned(precision, target), precision, layer.curvature)
-    if isinstance(kind, Unstructured):
-        return selection.top_masks([scores], [jnp.sum(keep != 0)])[0]
-    leaf = dict(keyed_leaves(masks))[layer.leaf]
-    spread = jnp.zeros(leaf.size).at[layer.positions].set(scores).reshape(leaf.shape)
-    chosen = topk_n_by_m_mask_calculator(spread, None, kind)
-    return jnp.ravel(chosen)[layer.positions]
-
-
-def _unpruned(precision: jax.Array, target: jax.Array) -> jax.Array:
-    """What the weights would be if all stayed."""
-    return jax.scipy.linalg.solve(precision, target.T, assume_a="pos").T
-
-
-def _solved(
-    layer: LinearLayer,
-    moved: LinearLayer,
-    target: jax.Array,
-    dense: PyTree,
-    masks: PyTree,
-    posterior: LayerwiseGaussian,
-) -> jax.Array:
-    precision, keep = moved.precision(posterior.damping), layer.weights(masks)
-    if layer.shape[1] >= oneshot.WIDE:
-        return oneshot.sweep(_unpruned(precision, target), precision, keep=keep)[0]
-    return oneshot.refit(layer.weights(dense), precision, keep, target)
-
-
-def _bias(
-    layer: LinearLayer, moved: LinearLayer, dense: PyTree, pruned: PyTree, after: jax.Array
-) -> jax.Array | None:
-    """The bias with which the mean of the outputs stays; None without one."""
-    bias = layer.bias(pruned)  # which another layer may have moved
-    if bias is None:
-        return None
-    return bias + layer.weights(dense) @ layer.input_mean - after @ moved.input_mean
-
-
-def _report(
-    layer: LinearLayer,
-    dense: PyTree,
-    pruned: PyTree,
-    masks: PyTree,
-    posterior: LayerwiseGaussian,
-    begin: float,
-) -> LayerReport:
-    error = layer.weights(dense) - layer.weights(pruned)
-    squares = jnp.sum(error * (error @ layer.input_covariance), 1)
-    keep = layer.weights(masks)
-    nats = dataclasses.replace(posterior, layers=(layer,)).delta_f(masks)
-    return LayerReport(
-        layer.name,
-        keep.size,
-        int(jnp.sum(keep == 0)),
-        float(0.5 * jnp.sum(layer.curvature * squares)),
-        float(nats[layer.name]),
-        time.perf_counter() - begin,
-    )
+def _checked_masks(masks: PyTree, params: PyTree) -> PyTree:
+    """The masks as uint8 in the shapes of the parameters, packed or not."""
+    structure: Any = jax.tree.structure(params, is_leaf=is_none)
+    leaves = align("masks", masks, structure, "params")
+    plain = [
+        checked_plain(f"masks: {join(key)}", mask, leaf, "params")
+        for (key, leaf), mask in zip(keyed_leaves(params), leaves, strict=True)
+    ]
+    return structure.unflatten([m if m is None else jnp.asarray(m != 0, MASK_DTYPE) for m in plain])

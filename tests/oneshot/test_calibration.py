@@ -36,7 +36,7 @@ def ridge_of_all(fn, params, x, masks, layers):
     def outputs(flat):
         return fn(eqx.combine(unravel(flat), rest), x).ravel()
 
-    design = np.asarray(jax.jacfwd(outputs)(flat), float)
+    design = np.asarray(jax.jit(jax.jacfwd(outputs))(flat), float)
     numbers = unravel(jnp.arange(flat.size, dtype=jnp.float32))
     kept = map_leaves(
         lambda leaf, mask: leaf if mask is None or leaf is None else jnp.where(mask, leaf, -1),
