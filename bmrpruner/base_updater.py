@@ -191,8 +191,6 @@ class BaseUpdater:
     ) -> tuple[PyTree, PyTree]:
         """Prune what is already trained, once, with no schedule and no state.
 
-        Rules, checkpoints, files and the command line prune by it.
-
         Args:
           params: Any pytree of arrays, or a single array.
           grads: Gradients, for scores that need them.
