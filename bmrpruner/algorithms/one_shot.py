@@ -92,6 +92,7 @@ class LayerwisePruning(BaseUpdater):
         scores = map_with_key(unscored, params)
         for layer in posterior.layers:
             found = self.score_layer(layer.weights(params), layer, posterior.damping)
+            _check_finite(layer, found)
             scores = layer.put(scores, found)
         return scores
 
@@ -158,6 +159,14 @@ class LayerwisePruning(BaseUpdater):
                 f"{', '.join(left)}: left dense.",
                 stacklevel=3,
             )
+
+
+def _check_finite(layer: LinearLayer, scores: jax.Array) -> None:
+    if not isinstance(scores, jax.core.Tracer) and bool(jnp.any(jnp.isnan(scores))):
+        raise ValueError(
+            f"posterior: expected finite weights and a covariance that the damping makes positive "
+            f"definite for layer {layer.name!r}, got NaN as scores; calibrate with more damping."
+        )
 
 
 def refitted(

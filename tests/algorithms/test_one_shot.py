@@ -212,6 +212,15 @@ def test_the_evidence_of_what_goes_is_that_of_the_gaussian():
         np.testing.assert_allclose(found[layer.name], total, rtol=2e-3)
 
 
+def test_a_covariance_that_has_no_inverse_is_named():
+    posterior = posterior_of()
+    first = posterior.layers[0]
+    indefinite = first.with_inputs(first.input_mean, first.input_covariance - 100 * jnp.eye(12))
+    posterior = LayerwiseGaussian(posterior.mean, (indefinite,), 400)
+    with pytest.raises(ValueError, match=r"^posterior: .* 'dense_0/kernel', got NaN"):
+        bmrpruner.OBSPruning(sparsity=0.5).instant_sparsify(make_params(), posterior=posterior)
+
+
 def test_a_rule_prunes_by_it():
     params, posterior = make_params(), posterior_of()
     result = pruning.prune(params, pruning.Rule("global_obs", sparsity=0.6), posterior)
