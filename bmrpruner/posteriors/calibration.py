@@ -17,7 +17,7 @@ from bmrpruner._tree import Key, PyTree, check_params, join, keyed_leaves
 from bmrpruner.posteriors import _moments
 from bmrpruner.posteriors._moments import LossCotangent, Sums
 from bmrpruner.posteriors.layerwise_gaussian import LayerwiseGaussian, LinearLayer
-from bmrpruner.structure import linear_layers
+from bmrpruner.structure.layers import linear_layers
 
 FEW = 100  # examples, below which there is a warning
 TRIALS = 3  # random cotangents by which a bias is known

@@ -110,10 +110,10 @@ class LinearLayer:
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class LayerwiseGaussian:
-    """The posterior N(w_r, [N g_r (C + λI)]⁻¹) of each row of each linear layer; a pytree.
+    """The posterior N(w_r, [N g_r (C + λI) + π₀I]⁻¹) of each row of each linear layer; a pytree.
 
     C is the covariance of the layer's inputs, g_r the curvature of the loss along output r, N the
-    number of examples. `posteriors.from_calibration` makes one.
+    number of examples, π₀ the prior precision. `posteriors.from_calibration` makes one.
 
     Attributes:
       mean: The parameters, any tree. Leaves that no layer names have no posterior.
@@ -150,8 +150,7 @@ class LayerwiseGaussian:
           masks: A tree like `mean`; zero where a weight goes, None where a leaf is exempt.
 
         Returns:
-          Scalars by name, for the layers that have masks. A row whose outputs do not change the
-          loss counts nothing.
+          Scalars by name, for the layers that have masks.
 
         Raises:
           ValueError: If a layer's leaf has a mask of another size.
@@ -161,16 +160,14 @@ class LayerwiseGaussian:
         for layer in self.layers:
             if by_key.get(layer.leaf) is None:
                 continue
-            scale = self.examples * layer.curvature[:, None]
-            known = scale > 0
-            scale = jnp.where(known, scale, 1)
-            nats = evidence.delta_f_set(
-                layer.weights(self.mean) * jnp.sqrt(scale),
+            nats = _delta_f_rows(
+                layer.weights(self.mean),
                 layer.precision(self.damping),
-                self.prior_precision / scale,
+                self.examples * layer.curvature,
+                self.prior_precision,
                 layer.weights(masks),
             )
-            found[layer.name] = jnp.sum(jnp.where(known[:, 0], nats, 0))
+            found[layer.name] = jnp.sum(nats)
         return found
 
     @property
@@ -186,6 +183,21 @@ class LayerwiseGaussian:
             for key, leaf in keyed_leaves(self.mean)
             if is_array(leaf) and leaf.ndim > 1 and key not in self.covered
         ]
+
+
+@jax.jit
+def _delta_f_rows(
+    weights: jax.Array, precision: jax.Array, scale: jax.Array, prior: Any, keep: jax.Array
+) -> jax.Array:
+    """ΔF of each row, whose posterior precision is `scale` times `precision` plus the prior's."""
+    eye = jnp.eye(len(precision), dtype=precision.dtype)
+
+    def one(row: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        weights, scale, keep = row
+        full = scale * precision + prior * eye
+        return evidence.delta_f_set(weights[None], full, prior, keep[None])[0]
+
+    return jax.lax.map(one, (weights, scale, keep))
 
 
 def _leaf(tree: PyTree, key: Key) -> Any:
