@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from bmrpruner._masks import checked_plain
-from bmrpruner._tree import PyTree, align, is_none, join, keyed_leaves
+from bmrpruner._tree import PyTree, align, is_array, is_none, join, keyed_leaves
 from bmrpruner.structure import corrections
 from bmrpruner.structure.cutting import cut, like
 from bmrpruner.structure.evaluate import run_block
@@ -105,6 +105,7 @@ class Compacted:
     def __init__(self, source: Source) -> None:
         self._source = source
         self._runs: dict[Hashable, Any] = {}
+        self._calls: dict[Hashable, Callable[[list[Any]], Any]] = {}
         self.kept: Kept = dict(zip(source.keys, source.kept, strict=True))
         shifted = leaf_arrays(self._shifted(source.params))
         self.params = with_arrays(
@@ -187,6 +188,17 @@ class Compacted:
         Raises:
           ValueError: If `params` or `args` have another structure, or `params` other shapes.
         """
+        leaves, tree = jax.tree.flatten((params, args))
+        key = _call_key(tree, leaves)
+        call = self._calls.get(key) if key is not None else None
+        if call is None:
+            call = self._prepare(params, args, leaves)
+            if key is not None:
+                self._calls[key] = call
+        return call(leaves)
+
+    def _prepare(self, params: PyTree, args: Any, leaves: list[Any]) -> Callable[[list[Any]], Any]:
+        """Check a call of a new form, plan it if its shapes are new, and say how it runs."""
         source = self._source
         align("params", params, jax.tree.structure(self.params, is_leaf=is_none), "small.params")
         values, inputs = leaf_arrays(params), leaf_arrays(args)
@@ -200,19 +212,40 @@ class Compacted:
         if structure != source.arg_tree:
             raise ValueError(f"args: expected the structure {source.arg_tree}, got {structure}.")
         dtypes = [x.dtype for x in values]
-        key = (signature(dtypes, inputs), static_leaves(args))
-        if key not in self._runs:
-            program, plan = source.replan(dtypes, args)
-            self._remember(dtypes, program, plan, static_leaves(args))
-        run, out_tree = self._runs[key]
-        return out_tree.unflatten(run(values, inputs))
+        form = (signature(dtypes, inputs), static_leaves(args))
+        if form not in self._runs:
+            self._remember(dtypes, *source.replan(dtypes, args), static_leaves(args))
+        run, out_tree = self._runs[form]
+        places = [i for i, x in enumerate(leaves) if is_array(x)]
+        others = [x for x in leaves if not is_array(x)]  # alive as long as their ids are keys
+
+        def call(leaves: list[Any], _: Any = others) -> Any:
+            return out_tree.unflatten(run([leaves[i] for i in places]))
+
+        return call
 
     def _remember(self, dtypes: list[Any], program: Program, plan: Plan, static: Any) -> None:
-        def run(values: list[Any], inputs: list[Any]) -> list[Any]:
-            return run_block(program.block, [*values, *inputs], plan)
+        def run(values: list[Any]) -> list[Any]:
+            return run_block(program.block, values, plan)
 
         shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in program.args]
         self._runs[signature(dtypes, shapes), static] = (jax.jit(run), program.out_tree)
+
+
+def _call_key(tree: Any, leaves: list[Any]) -> Hashable | None:
+    """What tells calls of one form; None if that cannot be told."""
+    parts: list[Any] = []
+    for x in leaves:
+        try:
+            parts.append((x.shape, x.dtype))
+        except AttributeError:
+            parts.append(x if isinstance(x, Hashable) else id(x))
+    key = (tree, tuple(parts))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
 
 
 def report(source: Source, params: PyTree) -> Report:

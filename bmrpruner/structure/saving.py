@@ -21,6 +21,10 @@ class Saved(NamedTuple):
     Attributes:
       params: The parameters as nested dicts, by the parts of their names.
       kept: For each leaf, the indices of each axis that were kept.
+
+    Example:
+      >>> Saved({'w': np.ones(2)}, {('w',): (np.array([0, 3]),)}).kept['w',]
+      (array([0, 3]),)
     """
 
     params: PyTree
@@ -128,6 +132,15 @@ def save_function(path: Path | str, small: Compacted, *args: Any, force: bool = 
       FileExistsError: If the file exists, unless `force`.
       ValueError: If the suffix is another.
       ImportError: If flatbuffers is not installed, which `jax.export` writes with.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bmrpruner import compact
+      >>> params = {'w1': jnp.array([[1., 0.]]), 'w2': jnp.ones((2, 1))}
+      >>> small = compact(lambda p, x: jnp.sin(x @ p['w1']) @ p['w2'], params, jnp.ones((5, 1)))
+      >>> save_function('small.npz', small, jnp.ones((5, 1)))
+      Traceback (most recent call last):
+      ValueError: small.npz: expected a name that ends in .jaxexport, got '.npz'.
     """
     from bmrpruner import files
 
@@ -158,5 +171,10 @@ def load_function(path: Path | str) -> Callable[..., Any]:
     Raises:
       FileNotFoundError: If there is no such file.
       ImportError: If flatbuffers is not installed.
+
+    Example:
+      >>> load_function('nowhere.jaxexport')
+      Traceback (most recent call last):
+      FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.jaxexport'
     """
     return jax.export.deserialize(bytearray(Path(path).read_bytes())).call

@@ -13,8 +13,12 @@ import bmrpruner
 WIDTH, HEADS, HIDDEN, WORDS, LENGTH = 768, 12, 3072, 16000, 64
 
 
+def array(*shape):
+    return jax.ShapeDtypeStruct(shape, "float32")
+
+
 def linear(n, m):
-    return {"w": jax.ShapeDtypeStruct((n, m), "float32"), "b": jax.ShapeDtypeStruct((m,), "float32")}
+    return {"w": array(n, m), "b": array(m)}
 
 
 def block():
@@ -34,12 +38,13 @@ def fn(p, t):
     x = p["words"][t]
     for b in p["blocks"]:
         q, k, v = (apply(b[n], norm(x)).reshape(*t.shape, HEADS, -1) for n in "qkv")
-        x = x + apply(b["o"], jax.nn.dot_product_attention(q, k, v, is_causal=True).reshape(x.shape))
+        a = jax.nn.dot_product_attention(q, k, v, is_causal=True)
+        x = x + apply(b["o"], a.reshape(x.shape))
         x = x + apply(b["down"], jax.nn.gelu(apply(b["up"], norm(x))))
     return norm(x) @ p["words"].T
 
 
-shapes = {"words": jax.ShapeDtypeStruct((WORDS, WIDTH), "float32"), "blocks": [block() for _ in range(12)]}
+shapes = {"words": array(WORDS, WIDTH), "blocks": [block() for _ in range(12)]}
 tokens = jax.ShapeDtypeStruct((1, LENGTH), "int32")
 start = time.process_time()
 groups = bmrpruner.dependency_groups(fn, shapes, tokens)
@@ -61,7 +66,8 @@ start = time.process_time() - start, time.process_time()
 small = bmrpruner.compact(fn, params, tokens)
 seconds = start[0] + time.process_time() - start[1]
 more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
-assert [e.removed for e in small.report.groups if e.group.frozen is None and e.group.size == 64] == 24 * [32]
+free = [e for e in small.report.groups if e.group.frozen is None]
+assert all(2 * e.removed == e.group.size for e in free)
 assert small.params["blocks"][0]["up"]["w"].shape == (384, 1536)
 x = np.arange(LENGTH, dtype="int32")[None]
 error = np.abs(small(x) - jax.jit(fn)(params, x)).max()
