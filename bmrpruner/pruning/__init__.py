@@ -4,6 +4,7 @@ from bmrpruner.pruning.checkpoints import prune_checkpoint, prune_file
 from bmrpruner.pruning.pruned import Pruned, prune
 from bmrpruner.pruning.rules import Rule, make_updater
 from bmrpruner.pruning.sequential import LayerReport, prune_sequentially
+from bmrpruner.pruning.units import prune_units
 
 __all__ = [
     "LayerReport",
@@ -14,4 +15,5 @@ __all__ = [
     "prune_checkpoint",
     "prune_file",
     "prune_sequentially",
+    "prune_units",
 ]
