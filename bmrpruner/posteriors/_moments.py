@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bmrpruner._frames import Frame
 from bmrpruner._tree import PyTree, is_prunable
 
 Cotangent = Callable[..., tuple[Any, jax.Array]]  # of outputs, batch and key
@@ -68,17 +69,19 @@ class LossCotangent(NamedTuple):
         return pull(jnp.ones_like(losses))[0], jnp.float32(losses.size)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def add_moments(
     found: Any,
+    frame: Frame,
     cotangent: Cotangent,
-    params: PyTree,
+    arrays: list[jax.Array],
     batch: Any,
     key: jax.Array,
     sums: tuple[Sums, ...],
     shifts: tuple[jax.Array, ...],
 ) -> tuple[tuple[Sums, ...], jax.Array]:
     """The sums with a batch added, and its number of examples."""
+    params = frame.whole(arrays)
 
     def run(probes: Any) -> Any:
         return found.capture(params, batch, probes=probes)
@@ -95,18 +98,20 @@ def add_moments(
     return tuple(added), examples
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def add_cross_moments(
     found: Any,
+    frame: Frame,
     number: int,
-    dense: PyTree,
-    pruned: PyTree,
+    dense: list[jax.Array],
+    pruned: list[jax.Array],
     batch: Any,
     sums: CrossSums,
     shift: jax.Array,
 ) -> CrossSums:
     """The sums of one layer with a batch added, whose inputs x and h two networks give."""
-    x, h = (_stacked(_inputs(found, number, params, batch)) - shift for params in (dense, pruned))
+    networks = frame.whole(dense), frame.whole(pruned)
+    x, h = (_stacked(_inputs(found, number, params, batch)) - shift for params in networks)
     moments = CrossSums(
         jnp.float32(len(h)), jnp.sum(h, 0), _product(h, h), jnp.sum(x, 0), _product(x, h)
     )
@@ -118,31 +123,35 @@ class FirstLook(NamedTuple):
 
     input_means: tuple[jax.Array, ...]  # by layer, (D,)
     output_grads: tuple[jax.Array, ...]  # by layer, (R,), summed over rows
-    grads: list[Any]  # by leaf of the parameters; None where it is no array of floats
+    grads: list[Any]  # by array of the parameters; None where it is none of floats
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def first_look(
-    found: Any, cotangent: Cotangent, params: PyTree, batch: Any, key: jax.Array
+    found: Any,
+    frame: Frame,
+    cotangent: Cotangent,
+    arrays: list[jax.Array],
+    batch: Any,
+    key: jax.Array,
 ) -> FirstLook:
     """The mean inputs of each layer, and the gradients of its outputs and of the parameters.
 
     The gradient of a layer's bias is the sum of those of its outputs.
     """
-    structure: Any
-    leaves, structure = jax.tree.flatten(params)
-    free = {i: leaf for i, leaf in enumerate(leaves) if is_prunable(leaf)}
+    free = {i: array for i, array in enumerate(arrays) if is_prunable(array)}
 
     def run(free: Any, probes: Any) -> Any:
-        full = [free.get(i, leaf) for i, leaf in enumerate(leaves)]
-        return found.capture(structure.unflatten(full), batch, probes=probes)
+        full = [free.get(i, array) for i, array in enumerate(arrays)]
+        return found.capture(frame.whole(full), batch, probes=probes)
 
-    outputs, pull, inputs = jax.vjp(run, free, found.probes(params, batch), has_aux=True)
+    probes = found.probes(frame.whole(arrays), batch)
+    outputs, pull, inputs = jax.vjp(run, free, probes, has_aux=True)
     grads, output_grads = pull(cotangent(outputs, batch, key)[0])
     return FirstLook(
         tuple(jnp.mean(_stacked(uses), 0) for uses in inputs),
         tuple(jnp.sum(_stacked(uses), 0) for uses in output_grads),
-        [grads.get(i) for i in range(len(leaves))],
+        [grads.get(i) for i in range(len(arrays))],
     )
 
 

@@ -12,8 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner._checks import check_positive, did_you_mean
+from bmrpruner._frames import framed
 from bmrpruner._progress import shown
-from bmrpruner._tree import Key, PyTree, check_params, join, keyed_leaves
+from bmrpruner._tree import Key, PyTree, check_params, is_array, join, keyed_leaves
 from bmrpruner.posteriors import _moments
 from bmrpruner.posteriors._moments import LossCotangent, Sums
 from bmrpruner.posteriors.layerwise_gaussian import LayerwiseGaussian, LinearLayer
@@ -74,8 +75,9 @@ def from_calibration(
     key = jax.random.key(0) if key is None else key
     first, batches = peeked("batches", batches)
     found = layers_of(fn, params, first)
+    frame, arrays = framed(params)
     looks = [
-        _moments.first_look(found, cotangent, params, first, jax.random.fold_in(key, i))
+        _moments.first_look(found, frame, cotangent, arrays, first, jax.random.fold_in(key, i))
         for i in range(TRIALS)
     ]
     shifts, biases = looks[0].input_means, _biases(found, params, looks)
@@ -84,7 +86,9 @@ def from_calibration(
     for count, batch in enumerate(shown("calibration", batches)):
         check_batch(batch, first)
         batch_key = jax.random.fold_in(key, count)
-        sums, seen = _moments.add_moments(found, cotangent, params, batch, batch_key, sums, shifts)
+        sums, seen = _moments.add_moments(
+            found, frame, cotangent, arrays, batch, batch_key, sums, shifts
+        )
         examples += float(seen)
     if examples < FEW:
         warnings.warn(
@@ -194,7 +198,7 @@ def _biases(
     Several random cotangents are compared, so that none agrees by chance.
     """
     weights = {layer.key for layer in found.layers}
-    keys = [key for key, leaf in keyed_leaves(params) if leaf is not None]
+    keys = [key for key, leaf in keyed_leaves(params) if is_array(leaf)]
     candidates = []
     for i, key in enumerate(keys):
         grads = [look.grads[i] for look in looks]

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bmrpruner import oneshot, selection
+from bmrpruner._frames import framed
 from bmrpruner._progress import shown
 from bmrpruner._tree import PyTree, keyed_leaves
 from bmrpruner.algorithms.one_shot import refitted
@@ -75,8 +76,11 @@ def _moved(
     square = jnp.zeros((width, width))
     sums = CrossSums(jnp.zeros(()), jnp.zeros(width), square, jnp.zeros(width), square)
     shift = layer.input_mean  # zero without a bias, where moments are about zero
+    (frame, before_arrays), (_, now_arrays) = framed(dense), framed(pruned)
     for batch in shown(layer.name, batches):
-        sums = add_cross_moments(found, number, dense, pruned, batch, sums, shift)
+        sums = add_cross_moments(
+            found, frame, number, before_arrays, now_arrays, batch, sums, shift
+        )
     _, now, second, before, cross = (part / sums.samples for part in sums)
     if layer.bias_leaf is not None:
         second = second - jnp.outer(now, now)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bmrpruner._frames import Frame, framed
 from bmrpruner._progress import shown
 from bmrpruner._tree import PyTree
 from bmrpruner.algorithms.one_shot import LayerwisePruning, refitted
@@ -82,9 +83,10 @@ def held_out_loss(fn: Callable[..., Any], params: PyTree, held_out: Any, loss: A
     Raises:
       ValueError: If there are no batches, or the loss is not finite.
     """
+    frame, arrays = framed(params)
     total, count = 0.0, 0
     for batch in held_out:
-        losses = _losses(fn, loss, params, batch)
+        losses = _losses(fn, frame, loss, arrays, batch)
         total, count = total + float(jnp.sum(losses)), count + losses.size
     if not count:
         raise ValueError("held_out: expected batches, got none.")
@@ -93,8 +95,11 @@ def held_out_loss(fn: Callable[..., Any], params: PyTree, held_out: Any, loss: A
     return total / count
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _losses(fn: Callable[..., Any], loss: Any, params: PyTree, batch: Any) -> jax.Array:
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _losses(
+    fn: Callable[..., Any], frame: Frame, loss: Any, arrays: list[jax.Array], batch: Any
+) -> jax.Array:
+    params = frame.whole(arrays)
     if callable(loss):
         return loss(fn(params, batch), batch)
     inputs, labels = batch

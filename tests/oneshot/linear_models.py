@@ -64,8 +64,9 @@ def nnx_linear():
 
 
 def equinox_linear():
-    module = eqx.nn.Linear(5, 3, key=jax.random.key(0))
-    return lambda m, x: jax.vmap(m)(x), module, 1 + normal(120, 5, seed=1)
+    """With an activation among its leaves, and None."""
+    module = eqx.nn.Linear(5, 3, key=jax.random.key(0)), jax.nn.relu, None
+    return lambda m, x: jax.vmap(m[0])(x), module, 1 + normal(120, 5, seed=1)
 
 
 def haiku_linear():
