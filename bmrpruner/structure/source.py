@@ -96,10 +96,9 @@ class Source:
         found = corrections.offsets(program, facts, decisions, taken, removal.ghosts)
         offsets = {}
         for number, op in enumerate(_sums(program)):
-            if op in found:
-                rest = corrections.rest(found[op], self.folded.get(number))
-                if rest is not None:
-                    offsets[op] = corrections.cut(rest, op, decisions, taken)
+            rest = corrections.rest(found.get(op), self.folded.get(number))
+            if rest is not None:
+                offsets[op] = corrections.cut(rest, op, decisions, taken)
         haunted = {
             op: ghosts.ghost(op, axis, facts, removal.made, decisions, taken)
             for op, axis in removal.ghosts.items()
