@@ -84,3 +84,11 @@ def data_dir():
     if not path or not Path(path).is_dir():
         pytest.skip("real data: set BMRPRUNER_DATA to its directory")
     return Path(path)
+
+
+@pytest.fixture(scope="module")
+def quick_to_compile():
+    """For tests that compile much and compute little."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
