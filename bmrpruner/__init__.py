@@ -8,6 +8,7 @@ from bmrpruner import (
     files,
     mask_calculator,
     metrics,
+    oneshot,
     optimizers,
     posteriors,
     projects,
@@ -26,9 +27,11 @@ from bmrpruner.algorithms import (
     BMRPruning,
     GlobalBMRPruning,
     GlobalMagnitudePruning,
+    GlobalOBSPruning,
     GlobalSaliencyPruning,
     GlobalSNRPruning,
     MagnitudePruning,
+    OBSPruning,
     PosteriorVariancePruning,
     RandomPruning,
     RigL,
@@ -39,6 +42,7 @@ from bmrpruner.algorithms import (
     SteMagnitudePruning,
     SteRandomPruning,
     UncertaintyMagnitudePruning,
+    WandaPruning,
 )
 from bmrpruner.api import (
     ALGORITHM_REGISTRY,
@@ -52,7 +56,8 @@ from bmrpruner.optimizers import (
     noisy_value_and_grad,
     sample_posterior,
 )
-from bmrpruner.posteriors import DiagonalGaussian, predict
+from bmrpruner.posteriors import DiagonalGaussian, LayerwiseGaussian, predict
+from bmrpruner.pruning import prune_sequentially
 from bmrpruner.sparsity_schedules import (
     NoUpdateSchedule,
     OneShotSchedule,
@@ -73,11 +78,14 @@ __all__ = [
     "DiagonalGaussian",
     "GlobalBMRPruning",
     "GlobalMagnitudePruning",
+    "GlobalOBSPruning",
     "GlobalSNRPruning",
     "GlobalSaliencyPruning",
+    "LayerwiseGaussian",
     "MagnitudePruning",
     "NoPruning",
     "NoUpdateSchedule",
+    "OBSPruning",
     "OneShotSchedule",
     "PeriodicSchedule",
     "PolynomialSchedule",
@@ -93,6 +101,7 @@ __all__ = [
     "SteMagnitudePruning",
     "SteRandomPruning",
     "UncertaintyMagnitudePruning",
+    "WandaPruning",
     "algorithms",
     "all_algorithm_names",
     "api",
@@ -107,10 +116,12 @@ __all__ = [
     "mask_calculator",
     "metrics",
     "noisy_value_and_grad",
+    "oneshot",
     "optimizers",
     "posteriors",
     "predict",
     "projects",
+    "prune_sequentially",
     "pruning",
     "register_algorithm",
     "sample_posterior",

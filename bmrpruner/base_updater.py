@@ -72,6 +72,7 @@ class BaseUpdater:
     # What an algorithm needs or decides; a subclass overrides them.
     needs_training: ClassVar[bool] = False  # cannot prune by parameters and a posterior alone
     reads_posterior: ClassVar[bool] = False
+    is_one_shot: ClassVar[bool] = False  # wraps no optimizer; refits what it keeps
     decides_sparsity: ClassVar[bool] = False  # `sparsity` is an upper bound that may be left out
     takes_settings: ClassVar[bool] = True
     ranks_groups: ClassVar[bool] = False  # with scope='global', blocks and channels too
@@ -175,8 +176,6 @@ class BaseUpdater:
         self, params: PyTree, grads: PyTree = None, **kwargs: Any
     ) -> tuple[PyTree, PyTree]:
         """Prune what is already trained, once, with no schedule and no state.
-
-        Rules, checkpoints, files and the command line prune by it.
 
         Args:
           params: Any pytree of arrays, or a single array.

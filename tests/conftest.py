@@ -9,7 +9,15 @@ import pytest
 from flax import nnx
 from flax.core import FrozenDict
 
+import bmrpruner
+
 SHAPES = ((8, 4), (4, 12))
+# The algorithms that wrap an optimizer; the others prune once, from calibration data.
+WRAPPING = tuple(
+    name
+    for name in bmrpruner.all_algorithm_names()
+    if not bmrpruner.ALGORITHM_REGISTRY[name].is_one_shot
+)
 
 
 def dict_params(dtype=jnp.float32):
@@ -76,3 +84,11 @@ def data_dir():
     if not path or not Path(path).is_dir():
         pytest.skip("real data: set BMRPRUNER_DATA to its directory")
     return Path(path)
+
+
+@pytest.fixture(scope="module")
+def quick_to_compile():
+    """For tests that compile much and compute little."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)

@@ -18,6 +18,12 @@ from bmrpruner.algorithms.global_pruners import (
     GlobalSaliencyPruning,
 )
 from bmrpruner.algorithms.iterative_nm import IterativeNMPruning
+from bmrpruner.algorithms.one_shot import (
+    GlobalOBSPruning,
+    LayerwisePruning,
+    OBSPruning,
+    WandaPruning,
+)
 from bmrpruner.algorithms.pruners import (
     MagnitudePruning,
     RandomPruning,
@@ -53,11 +59,14 @@ __all__ = [
     "BayesianGlobalPruning",
     "GlobalBMRPruning",
     "GlobalMagnitudePruning",
+    "GlobalOBSPruning",
     "GlobalPruningMixin",
     "GlobalSNRPruning",
     "GlobalSaliencyPruning",
     "IterativeNMPruning",
+    "LayerwisePruning",
     "MagnitudePruning",
+    "OBSPruning",
     "PosteriorPruning",
     "PosteriorVariancePruning",
     "RandomPruning",
@@ -71,6 +80,7 @@ __all__ = [
     "SteMixin",
     "SteRandomPruning",
     "UncertaintyMagnitudePruning",
+    "WandaPruning",
     "generate_random_scores",
     "restart_inner_state",
 ]

@@ -8,5 +8,15 @@ A pruned file has the same names, with zeros where weights went, and `…/mask` 
 from bmrpruner.files.atomic import atomic_write
 from bmrpruner.files.checkpoint import Checkpoint, load, save
 from bmrpruner.files.formats import read_tensors, write_tensors
+from bmrpruner.files.layerwise import load_layerwise, save_layerwise
 
-__all__ = ["Checkpoint", "atomic_write", "load", "read_tensors", "save", "write_tensors"]
+__all__ = [
+    "Checkpoint",
+    "atomic_write",
+    "load",
+    "load_layerwise",
+    "read_tensors",
+    "save",
+    "save_layerwise",
+    "write_tensors",
+]

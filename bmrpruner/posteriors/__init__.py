@@ -1,6 +1,8 @@
 """Posteriors over weights, and the ways to get one."""
 
+from bmrpruner.posteriors.calibration import from_calibration
 from bmrpruner.posteriors.diagonal_gaussian import DiagonalGaussian
+from bmrpruner.posteriors.layerwise_gaussian import LayerwiseGaussian, LinearLayer
 from bmrpruner.posteriors.mean_field import from_mean_field
 from bmrpruner.posteriors.opt_state import from_opt_state
 from bmrpruner.posteriors.predict import predict
@@ -8,7 +10,10 @@ from bmrpruner.posteriors.samples import SampledPosterior, from_samples
 
 __all__ = [
     "DiagonalGaussian",
+    "LayerwiseGaussian",
+    "LinearLayer",
     "SampledPosterior",
+    "from_calibration",
     "from_mean_field",
     "from_opt_state",
     "from_samples",

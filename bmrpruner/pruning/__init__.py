@@ -3,5 +3,17 @@
 from bmrpruner.pruning.checkpoints import prune_checkpoint, prune_file
 from bmrpruner.pruning.pruned import Pruned, prune
 from bmrpruner.pruning.rules import Rule, make_updater
+from bmrpruner.pruning.sequential import LayerReport, prune_sequentially
+from bmrpruner.pruning.units import prune_units
 
-__all__ = ["Pruned", "Rule", "make_updater", "prune", "prune_checkpoint", "prune_file"]
+__all__ = [
+    "LayerReport",
+    "Pruned",
+    "Rule",
+    "make_updater",
+    "prune",
+    "prune_checkpoint",
+    "prune_file",
+    "prune_sequentially",
+    "prune_units",
+]

@@ -10,7 +10,7 @@ import numpy as np
 
 from bmrpruner._tree import Key, PyTree, is_array, join, keyed_leaves, map_leaves
 from bmrpruner.metrics import nonzeros
-from bmrpruner.posteriors import DiagonalGaussian
+from bmrpruner.posteriors import DiagonalGaussian, LayerwiseGaussian
 from bmrpruner.pruning.rules import Rule, make_updater
 
 
@@ -19,7 +19,7 @@ class Pruned(NamedTuple):
 
     Attributes:
       params: The parameters (means), zero where pruned.
-      posterior: Mean and variance zero where pruned; None without a posterior.
+      posterior: Mean and variance zero where pruned; None without a `DiagonalGaussian`.
       masks: By leaf name, for the leaves that the rule looked at.
 
     Example:
@@ -62,7 +62,9 @@ class Pruned(NamedTuple):
         return join(key) in self.masks
 
 
-def prune(params: PyTree, rule: Rule, posterior: DiagonalGaussian | None = None) -> Pruned:
+def prune(
+    params: PyTree, rule: Rule, posterior: DiagonalGaussian | LayerwiseGaussian | None = None
+) -> Pruned:
     """Prune a network by a rule, and check the result against the masks.
 
     Args:
@@ -87,9 +89,10 @@ def prune(params: PyTree, rule: Rule, posterior: DiagonalGaussian | None = None)
     updater = make_updater(params, rule, posterior)
     pruned, mask_tree = updater.instant_sparsify(params, posterior=posterior)
     masks = {join(k): np.asarray(m) for k, m in keyed_leaves(mask_tree) if m is not None}
-    reduced = None if posterior is None else posterior.prune(mask_tree)
+    reduced = posterior.prune(mask_tree) if isinstance(posterior, DiagonalGaussian) else None
     result = Pruned(pruned, reduced, masks)
-    _check_gone(params, result)
+    # What refits the weights that it keeps has other values there.
+    _check_gone(pruned if updater.is_one_shot else params, result)
     return result
 
 

@@ -10,7 +10,7 @@ from bmrpruner import api
 from bmrpruner._checks import check_seed, did_you_mean
 from bmrpruner._tree import Key, PyTree, is_prunable, join, keyed_leaves
 from bmrpruner.base_updater import BaseUpdater
-from bmrpruner.posteriors import DiagonalGaussian
+from bmrpruner.posteriors import DiagonalGaussian, LayerwiseGaussian
 from bmrpruner.sparsity_types import NByM, parse_sparsity_type
 
 
@@ -164,7 +164,7 @@ def algorithm_names() -> tuple[str, ...]:
 
 
 def make_updater(
-    params: PyTree, rule: Rule, posterior: DiagonalGaussian | None = None
+    params: PyTree, rule: Rule, posterior: DiagonalGaussian | LayerwiseGaussian | None = None
 ) -> BaseUpdater:
     """The pruner of this library that carries out a rule on a network.
 
@@ -186,7 +186,9 @@ def make_updater(
       0.5
     """
     known = None
-    if posterior is not None and api.ALGORITHM_REGISTRY[rule.algorithm].reads_posterior:
+    if isinstance(posterior, LayerwiseGaussian):
+        known = {join(key) for key in posterior.covered}
+    elif posterior is not None and api.ALGORITHM_REGISTRY[rule.algorithm].reads_posterior:
         leaves = keyed_leaves(posterior.precision)
         known = {join(key) for key, leaf in leaves if leaf is not None}
     names = [join(key) for key, leaf in keyed_leaves(params) if is_prunable(leaf)]

@@ -13,12 +13,12 @@ import pytest
 import bmrpruner
 from bmrpruner import posteriors
 from bmrpruner._tree import arrays, is_array, map_leaves
-from tests.conftest import TREES, dict_params
+from tests.conftest import TREES, WRAPPING, dict_params
 
 pytestmark = pytest.mark.slow
 
 # A class that has two names runs under the first.
-NAMES = {algorithm: name for name, algorithm in reversed(bmrpruner.ALGORITHM_REGISTRY.items())}
+NAMES = {bmrpruner.ALGORITHM_REGISTRY[name]: name for name in reversed(WRAPPING)}
 NAMES = tuple(reversed(NAMES.values()))
 STEPS = 8
 

@@ -10,7 +10,7 @@ import bmrpruner
 from bmrpruner import optimizers
 from bmrpruner._tree import is_array, map_leaves
 from bmrpruner.sparsity_types import Block, Channel, NByM, Unstructured
-from tests.conftest import TREES
+from tests.conftest import TREES, WRAPPING
 from tests.contract import oracle
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ def is_defined(name, sparsity_type):
 
 CASES = [
     pytest.param(name, sparsity_type, id=f"{name}-{type(sparsity_type).__name__}")
-    for name in bmrpruner.all_algorithm_names()
+    for name in WRAPPING
     for sparsity_type in TYPES
     if name != "no_prune" and is_defined(name, sparsity_type)
 ]

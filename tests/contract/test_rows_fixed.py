@@ -9,6 +9,7 @@ import pytest
 
 import bmrpruner
 from bmrpruner.sparsity_types import NByM
+from tests.conftest import WRAPPING
 from tests.contract import oracle
 
 PARAMS = {"w": jnp.arange(1.0, 9.0).reshape(2, 4), "b": jnp.ones(4)}
@@ -113,7 +114,7 @@ def test_integer_seeds_are_keys():
 
 
 def test_nothing_is_printed(capsys):
-    for name in bmrpruner.all_algorithm_names():
+    for name in WRAPPING:
         pruner = bmrpruner.create_updater_from_config(
             algorithm=name, dist_type="uniform", sparsity=0.5, update_end_step=9
         )

@@ -12,6 +12,7 @@ import bmrpruner
 from bmrpruner import mask_calculator, pruning, sparsity_distributions, sparsity_types
 from bmrpruner.algorithms import AdaptiveBMR, IterativeNMPruning, StaticRandomSparse
 from bmrpruner.pruning import Rule
+from tests.conftest import WRAPPING
 
 UNIFORM = functools.partial(sparsity_distributions.uniform, sparsity=0.5)
 PARAMS = {
@@ -222,9 +223,7 @@ def test_nothing_asked_nothing_refused():
             bmrpruner.MagnitudePruning(**fields).init_state(biases)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in bmrpruner.all_algorithm_names() if n not in ("no_prune", "adam-fisher")]
-)
+@pytest.mark.parametrize("name", [n for n in WRAPPING if n not in ("no_prune", "adam-fisher")])
 def test_integer_leaves_stay_whole(name):
     params = {"table": jnp.arange(12).reshape(3, 4), "w": PARAMS["a"]["kernel"]}
     updater = bmrpruner.create_updater_from_config(

@@ -8,10 +8,11 @@ import optax
 import pytest
 
 import bmrpruner
+from tests.conftest import WRAPPING
 
 PARAMS = {"w": jax.random.normal(jax.random.key(0), (4, 8)), "b": jnp.ones(8)}
 SCHEDULE = bmrpruner.PolynomialSchedule(update_freq=1, update_start_step=0, update_end_step=4)
-NAMES = bmrpruner.all_algorithm_names()
+NAMES = WRAPPING
 
 
 def make(name, **settings):

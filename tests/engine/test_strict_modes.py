@@ -12,6 +12,7 @@ import pytest
 import bmrpruner
 from bmrpruner.sparsity_types import Group
 from bmrpruner.structure import Group as Family
+from tests.conftest import WRAPPING
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,7 @@ STRICT = {
     "rank promotion": functools.partial(jax.numpy_rank_promotion, "raise"),
     "dtype promotion": functools.partial(jax.numpy_dtype_promotion, "strict"),
 }
-CASES = [(name, "unstructured") for name in bmrpruner.all_algorithm_names()] + [
+CASES = [(name, "unstructured") for name in WRAPPING] + [
     ("magnitude", "2:4"),
     ("iterative_nm", "2:4"),
     ("rigl", "2:4"),

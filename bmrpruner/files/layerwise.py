@@ -1,0 +1,132 @@
+"""Posteriors of linear layers in files: parameters, moments, and where the weights are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bmrpruner._tree import PyTree
+from bmrpruner.files.formats import read_tensors, write_tensors
+from bmrpruner.files.naming import named, nest
+from bmrpruner.posteriors import LayerwiseGaussian, LinearLayer
+
+_INFO = "bmrpruner_layerwise"
+_ARRAYS = ("positions", "bias_positions", "input_mean", "input_covariance", "curvature")
+_NUMBERS = ("examples", "damping", "prior_precision")
+
+
+def save_layerwise(path: Path | str, posterior: LayerwiseGaussian, force: bool = False) -> None:
+    """Write the posterior that a calibration found: the whole file, or nothing.
+
+    Args:
+      path: What to write; the suffix is `.npz` or `.safetensors`.
+      posterior: The posterior, with numbers for `examples`, `damping` and `prior_precision`.
+      force: Replace an existing file.
+
+    Raises:
+      FileExistsError: If the file exists, unless `force`.
+      ValueError: If the suffix is another, or two leaves have the same name.
+      ImportError: If safetensors is needed and not installed.
+
+    Example:
+      >>> import jax, tempfile
+      >>> from bmrpruner import posteriors
+      >>> params, x = {'w': jnp.ones((2, 3))}, jax.random.normal(jax.random.key(0), (100, 2))
+      >>> posterior = posteriors.from_calibration(lambda p, x: x @ p['w'], params, [x])
+      >>> path = Path(tempfile.mkdtemp(), 'moments.npz')
+      >>> save_layerwise(path, posterior)
+      >>> load_layerwise(path).layers[0].shape
+      (3, 2)
+    """
+    tensors = {f"params/{name}": array for name, array in named(posterior.mean).items()}
+    layers = []
+    for i, layer in enumerate(posterior.layers):
+        layers.append({"name": layer.name, "leaf": layer.leaf, "bias_leaf": layer.bias_leaf})
+        for field in _ARRAYS:
+            if getattr(layer, field) is not None:
+                tensors[f"layers/{i}/{field}"] = np.asarray(getattr(layer, field))
+    info = {"layers": layers, **{name: float(getattr(posterior, name)) for name in _NUMBERS}}
+    write_tensors(path, tensors, {_INFO: json.dumps(info)}, force)
+
+
+def load_layerwise(path: Path | str, params: PyTree = None) -> LayerwiseGaussian:
+    """Read a posterior that `save_layerwise` wrote.
+
+    Args:
+      path: The file.
+      params: The parameters, as its mean; by default those in the file, as nested dicts.
+
+    Returns:
+      The posterior.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If the file is not what `save_layerwise` writes, or is damaged.
+      ImportError: If reading it needs a package that is not installed.
+
+    Example:
+      >>> import jax, tempfile
+      >>> from bmrpruner import posteriors
+      >>> params, x = {'w': jnp.ones((2, 3))}, jax.random.normal(jax.random.key(0), (100, 2))
+      >>> posterior = posteriors.from_calibration(lambda p, x: x @ p['w'], params, [x])
+      >>> path = Path(tempfile.mkdtemp(), 'moments.npz')
+      >>> save_layerwise(path, posterior)
+      >>> load_layerwise(path, params).examples
+      100.0
+    """
+    tensors, metadata = read_tensors(path)
+    try:
+        info = json.loads(metadata[_INFO])
+        layers = [_layer(i, row, tensors) for i, row in enumerate(info["layers"])]
+        numbers = {name: float(info[name]) for name in _NUMBERS}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: expected what save_layerwise writes, got something else "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    if params is None:
+        found = {
+            name.removeprefix("params/"): jnp.asarray(array)
+            for name, array in tensors.items()
+            if name.startswith("params/")
+        }
+        params = nest(found)
+    return LayerwiseGaussian(params, tuple(layers), **numbers)
+
+
+def _layer(number: int, row: Any, tensors: dict[str, np.ndarray]) -> LinearLayer:
+    arrays: dict[str, Any] = {field: tensors.get(f"layers/{number}/{field}") for field in _ARRAYS}
+    has_bias = row["bias_leaf"] is not None
+    for field, array in arrays.items():
+        if array is None and (has_bias or field != "bias_positions"):
+            raise KeyError(f"layers/{number}/{field}")
+    _check_shapes(row["name"], arrays)
+    return LinearLayer(
+        name=row["name"],
+        leaf=tuple(row["leaf"]),
+        bias_leaf=tuple(row["bias_leaf"]) if has_bias else None,
+        **jax.tree.map(jnp.asarray, arrays),
+    )
+
+
+def _check_shapes(name: str, arrays: dict[str, Any]) -> None:
+    outputs, inputs = arrays["positions"].shape
+    shapes = {
+        "bias_positions": (outputs,),
+        "input_mean": (inputs,),
+        "input_covariance": (inputs, inputs),
+        "curvature": (outputs,),
+    }
+    for field, shape in shapes.items():
+        array = arrays[field]
+        if array is None:
+            continue
+        if array.shape != shape:
+            raise ValueError(f"{name}: {field}: expected shape {shape}, got {array.shape}.")
+        if not np.all(np.isfinite(array)):
+            raise ValueError(f"{name}: {field}: expected finite numbers, got others.")

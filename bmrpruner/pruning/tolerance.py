@@ -1,0 +1,111 @@
+"""The largest sparsity at which the loss on held-out data stays within a tolerance."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bmrpruner._frames import Frame, framed
+from bmrpruner._progress import shown
+from bmrpruner._tree import PyTree
+from bmrpruner.algorithms.one_shot import LayerwisePruning, refitted
+from bmrpruner.posteriors import LayerwiseGaussian
+
+TRIALS = 12  # halvings of the share that is kept, from all to a thousandth, on a logarithmic scale
+LEAST = 1e-3
+
+
+def largest_within(
+    fn: Callable[..., Any],
+    params: PyTree,
+    posterior: LayerwiseGaussian,
+    held_out: Iterable[Any],
+    max_loss_rise: float,
+    loss: Any,
+    updater: LayerwisePruning,
+) -> tuple[PyTree, PyTree]:
+    """Bisect the sparsity, with the weights removed in one order that is found once.
+
+    Args:
+      fn: `(params, batch) -> outputs`.
+      params: The dense parameters.
+      posterior: The moments of the layers.
+      held_out: What the loss is measured on; see `held_out_loss`.
+      max_loss_rise: How much the loss may rise, nats per example.
+      loss: As in `posteriors.from_calibration`.
+      updater: What chooses, at a sparsity of its own.
+
+    Returns:
+      Refitted parameters and masks.
+
+    Raises:
+      ValueError: If `held_out` is empty or the dense network's loss there is not finite.
+    """
+    dense = held_out_loss(fn, params, held_out, loss)
+    scores = updater.calculate_scores(params, posterior=posterior)
+
+    def at(sparsity: float) -> tuple[PyTree, PyTree]:
+        chooses = dataclasses.replace(updater, sparsity=sparsity)
+        masks = chooses.create_masks(scores, chooses.eligible_targets(params, scores))
+        return refitted(params, updater.apply_masks(params, masks), masks, posterior), masks
+
+    best = at(0.0)
+    log_least, log_most = math.log(LEAST), 0.0
+    for _ in shown("max_loss_rise", range(TRIALS), "trials"):
+        middle = (log_least + log_most) / 2
+        trial = at(1 - math.exp(middle))
+        if held_out_loss(fn, trial[0], held_out, loss) - dense <= max_loss_rise:
+            best, log_most = trial, middle
+        else:
+            log_least = middle
+    return best
+
+
+def held_out_loss(fn: Callable[..., Any], params: PyTree, held_out: Any, loss: Any) -> float:
+    """The mean loss of a network on held-out data.
+
+    Args:
+      fn: `(params, batch) -> outputs`.
+      params: The parameters.
+      held_out: Pairs of a batch and its labels: classes for `'softmax'` (negative log likelihood),
+        targets for `'regression'` (half the squared error). Batches for a loss of one's own.
+      loss: As in `posteriors.from_calibration`.
+
+    Returns:
+      Nats per example.
+
+    Raises:
+      ValueError: If there are no batches, or the loss is not finite.
+    """
+    frame, arrays = framed(params)
+    total, count = 0.0, 0
+    for batch in held_out:
+        losses = _losses(fn, frame, loss, arrays, batch)
+        total, count = total + float(jnp.sum(losses)), count + losses.size
+    if not count:
+        raise ValueError("held_out: expected batches, got none.")
+    if not math.isfinite(total):
+        raise ValueError(f"held_out: expected a finite loss, got {total / count}.")
+    return total / count
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _losses(
+    fn: Callable[..., Any], frame: Frame, loss: Any, arrays: list[jax.Array], batch: Any
+) -> jax.Array:
+    params = frame.whole(arrays)
+    if callable(loss):
+        return loss(fn(params, batch), batch)
+    inputs, labels = batch
+    outputs = fn(params, inputs)
+    if loss == "regression":
+        errors = (outputs - jnp.reshape(labels, outputs.shape)) ** 2
+        return 0.5 * jnp.sum(errors.reshape(len(errors), -1), 1)
+    scores = jax.nn.log_softmax(outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)))
+    return -jnp.take_along_axis(scores, jnp.asarray(labels)[..., None], -1)[..., 0]

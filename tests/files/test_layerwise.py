@@ -1,0 +1,80 @@
+"""Posteriors of linear layers in files."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bmrpruner import files
+from bmrpruner.files.formats import read_tensors, write_tensors
+from bmrpruner.posteriors import LayerwiseGaussian, LinearLayer
+
+
+def make(params):
+    def layer(name, bias):
+        return LinearLayer(
+            name=f"{name}/kernel",
+            leaf=(name, "kernel"),
+            bias_leaf=(name, "bias") if bias else None,
+            positions=jnp.arange(6, dtype=jnp.int32).reshape(2, 3).T,
+            bias_positions=jnp.arange(3, dtype=jnp.int32) if bias else None,
+            input_mean=jnp.arange(2.0),
+            input_covariance=jnp.eye(2) + 0.5,
+            curvature=jnp.arange(3.0),
+        )
+
+    return LayerwiseGaussian(params, (layer("a", True), layer("b", False)), 250.0, 0.02, 3.0)
+
+
+PARAMS = {
+    "a": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)},
+    "b": {"kernel": jnp.ones((2, 3))},
+}
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors"])
+def test_what_is_written_is_read(tmp_path, suffix):
+    path, posterior = tmp_path / f"moments{suffix}", make(PARAMS)
+    files.save_layerwise(path, posterior)
+    found = files.load_layerwise(path)
+    assert jax.tree.structure(found) == jax.tree.structure(posterior)
+    jax.tree.map(np.testing.assert_array_equal, found, posterior)
+    assert found.layers[0].bias_leaf == ("a", "bias")
+    assert found.layers[1].bias_leaf is None
+    with pytest.raises(FileExistsError):
+        files.save_layerwise(path, posterior)
+
+
+def test_parameters_of_any_make_take_the_place_of_dicts(tmp_path):
+    files.save_layerwise(tmp_path / "moments.npz", make(PARAMS))
+    params = {"a": PARAMS["a"], "b": PARAMS["b"], "activation": jax.nn.relu}
+    found = files.load_layerwise(tmp_path / "moments.npz", params)
+    assert found.mean is params
+    np.testing.assert_array_equal(found.layers[0].weights(params), PARAMS["a"]["kernel"].T)
+
+
+@pytest.mark.parametrize(
+    ("message", "change"),
+    [
+        ("layers/1/curvature", lambda t: t.pop("layers/1/curvature")),
+        ("layers/0/bias_positions", lambda t: t.pop("layers/0/bias_positions")),
+        (
+            r"a/kernel: input_mean: expected shape \(2,\)",
+            lambda t: t.update({"layers/0/input_mean": np.ones(3)}),
+        ),
+        (
+            "input_covariance: expected finite",
+            lambda t: t.update({"layers/0/input_covariance": np.full((2, 2), np.nan)}),
+        ),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, message, change):
+    files.save_layerwise(tmp_path / "moments.npz", make(PARAMS))
+    tensors, metadata = read_tensors(tmp_path / "moments.npz")
+    change(tensors)
+    write_tensors(tmp_path / "damaged.npz", tensors, metadata)
+    with pytest.raises(ValueError, match=rf"damaged.npz: expected what .*{message}"):
+        files.load_layerwise(tmp_path / "damaged.npz")
+    files.save(tmp_path / "network.npz", PARAMS)
+    with pytest.raises(ValueError, match=r"network\.npz: expected what save_layerwise"):
+        files.load_layerwise(tmp_path / "network.npz")
