@@ -7,11 +7,13 @@ from bmrpruner.algorithms.bmr_pruners import (
     BMRPruning,
     GlobalBMRPruning,
     GlobalSNRPruning,
+    GlobalUncertaintyMagnitudePruning,
     PosteriorPruning,
     PosteriorVariancePruning,
     SNRPruning,
     UncertaintyMagnitudePruning,
 )
+from bmrpruner.algorithms.fixed_masks import FixedMasks
 from bmrpruner.algorithms.global_pruners import (
     GlobalMagnitudePruning,
     GlobalPruningMixin,
@@ -19,6 +21,7 @@ from bmrpruner.algorithms.global_pruners import (
 )
 from bmrpruner.algorithms.iterative_nm import IterativeNMPruning
 from bmrpruner.algorithms.pruners import (
+    GlobalRandomPruning,
     MagnitudePruning,
     RandomPruning,
     SaliencyPruning,
@@ -51,11 +54,14 @@ __all__ = [
     "AdaptiveState",
     "BMRPruning",
     "BayesianGlobalPruning",
+    "FixedMasks",
     "GlobalBMRPruning",
     "GlobalMagnitudePruning",
     "GlobalPruningMixin",
+    "GlobalRandomPruning",
     "GlobalSNRPruning",
     "GlobalSaliencyPruning",
+    "GlobalUncertaintyMagnitudePruning",
     "IterativeNMPruning",
     "MagnitudePruning",
     "PosteriorPruning",
