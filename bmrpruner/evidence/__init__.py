@@ -2,5 +2,13 @@
 
 from bmrpruner.evidence.diagonal import delta_f, delta_f_spike, kl_divergence, reduced_posterior
 from bmrpruner.evidence.groups import group_delta_f
+from bmrpruner.evidence.joint import joint_delta_f
 
-__all__ = ["delta_f", "delta_f_spike", "group_delta_f", "kl_divergence", "reduced_posterior"]
+__all__ = [
+    "delta_f",
+    "delta_f_spike",
+    "group_delta_f",
+    "joint_delta_f",
+    "kl_divergence",
+    "reduced_posterior",
+]

@@ -1,5 +1,6 @@
 """Posteriors over weights, and the ways to get one."""
 
+from bmrpruner.posteriors.align import align_units
 from bmrpruner.posteriors.diagonal_gaussian import DiagonalGaussian
 from bmrpruner.posteriors.mean_field import from_mean_field
 from bmrpruner.posteriors.opt_state import from_opt_state
@@ -9,6 +10,7 @@ from bmrpruner.posteriors.samples import SampledPosterior, from_samples
 __all__ = [
     "DiagonalGaussian",
     "SampledPosterior",
+    "align_units",
     "from_mean_field",
     "from_opt_state",
     "from_samples",

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from bmrpruner._leaves import check_draws, flatten, is_concrete, widen
 from bmrpruner._tree import PyTree, is_array
 from bmrpruner.posteriors._chains import diagnose
-from bmrpruner.posteriors._leaves import flatten, is_concrete, widen
 from bmrpruner.posteriors.diagonal_gaussian import DiagonalGaussian
 
 # When chains count as converged to a posterior that is symmetric in its units.
@@ -90,7 +90,7 @@ def from_samples(draws: PyTree, prior_precision: PyTree = 1.0) -> SampledPosteri
       assessing convergence of MCMC, https://arxiv.org/abs/1903.08008, equations 1-4 and 10-14.
     """
     paths, leaves, structure = flatten(draws)
-    _check_draws(paths, leaves)
+    check_draws(paths, leaves)
     summaries = [_summary(leaf) if is_array(leaf) else (leaf, None, None, None) for leaf in leaves]
     for path, leaf, (mean, precision, rhat, _) in zip(paths, leaves, summaries, strict=True):
         if is_array(leaf) and is_concrete(mean):
@@ -99,26 +99,6 @@ def from_samples(draws: PyTree, prior_precision: PyTree = 1.0) -> SampledPosteri
         structure.unflatten([summary[i] for summary in summaries]) for i in range(4)
     )
     return SampledPosterior(DiagonalGaussian(mean, precision, prior_precision), rhat, n_eff)
-
-
-def _check_draws(paths: list[str], leaves: list[Any]) -> None:
-    first = None
-    for path, leaf in zip(paths, leaves, strict=True):
-        if not is_array(leaf):
-            continue
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise TypeError(f"draws{path}: expected a floating array, got {leaf.dtype}.")
-        if leaf.ndim < 2 or leaf.shape[0] * leaf.shape[1] < 2:
-            raise ValueError(
-                f"draws{path}: expected [chain, draw, *shape] with at least two draws, "
-                f"got the shape {leaf.shape}."
-            )
-        first = first or leaf.shape[:2]
-        if leaf.shape[:2] != first:
-            raise ValueError(
-                f"draws{path}: expected {first[0]} chains of {first[1]} draws as in the first "
-                f"leaf, got {leaf.shape[:2]}."
-            )
 
 
 def _warn_if_symmetric(path: str, mean: Any, precision: Any, rhat: Any) -> None:
