@@ -69,7 +69,7 @@ def test_orders_and_signs_are_undone_and_functions_stay(activation, odd):
         assert leaf.dtype == before.dtype
         assert np.max(leaf.std((0, 1))) < 0.1, path  # the spread that they were made with is .05
         if path[0].key != "dense_2" or path[1].key == "kernel":
-            assert np.max(before.std((0, 1))) > 0.3, path
+            assert np.max(before.std((0, 1))) > 0.15, path
     last = jax.tree.map(lambda x: x[-1, -1], draws)
     mean = jax.tree.map(lambda x: x.mean((0, 1)), aligned)
     assert all(
