@@ -7,6 +7,8 @@ https://arxiv.org/abs/1903.08008.
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -39,21 +41,22 @@ def _split(draws: jax.Array) -> jax.Array:
 
 def _normal_ranks(chains: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Normal scores of the ranks among all draws, equation 14; and the two draws in the middle."""
-    flat = chains.reshape(-1, *chains.shape[2:])
-    size = len(flat)
-    position = jax.lax.broadcasted_iota(jnp.int32, flat.shape, 0)
-    ordered, source = jax.lax.sort((flat, position), dimension=0, num_keys=1)
+    rows = chains.reshape(-1, math.prod(chains.shape[2:])).T  # a row for each weight: sorts faster
+    size = rows.shape[1]
+    position = jax.lax.broadcasted_iota(jnp.int32, rows.shape, 1)
+    ordered, source = jax.lax.sort((rows, position), num_keys=1)
     # Equal draws share the mean of their ranks: the first and the last position of each run.
-    is_other = ordered[1:] != ordered[:-1]
-    edge = jnp.ones_like(is_other[:1])
-    starts = jnp.where(jnp.concatenate([edge, is_other]), position, 0)
-    ends = jnp.where(jnp.concatenate([is_other, edge]), position, size - 1)
-    first = jax.lax.cummax(starts, axis=0)
-    last = jax.lax.cummin(ends, axis=0, reverse=True)
-    rank = (first + last).astype(flat.dtype) / 2 + 1
+    is_other = ordered[:, 1:] != ordered[:, :-1]
+    edge = jnp.ones_like(is_other[:, :1])
+    starts = jnp.where(jnp.concatenate([edge, is_other], axis=1), position, 0)
+    ends = jnp.where(jnp.concatenate([is_other, edge], axis=1), position, size - 1)
+    first = jax.lax.cummax(starts, axis=1)
+    last = jax.lax.cummin(ends, axis=1, reverse=True)
+    rank = (first + last).astype(rows.dtype) / 2 + 1
     score = jax.scipy.special.ndtri((rank - 3 / 8) / (size + 1 / 4))
-    _, scores = jax.lax.sort((source, score), dimension=0, num_keys=1)
-    return scores.reshape(chains.shape), (ordered[(size - 1) // 2], ordered[size // 2])
+    scores = jnp.put_along_axis(jnp.zeros_like(rows), source, score, axis=1, inplace=False)
+    middle = [ordered[:, i].reshape(chains.shape[2:]) for i in ((size - 1) // 2, size // 2)]
+    return scores.T.reshape(chains.shape), (middle[0], middle[1])
 
 
 def _rhat_and_n_eff(chains: jax.Array) -> tuple[jax.Array, jax.Array]:

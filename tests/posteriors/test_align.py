@@ -88,7 +88,7 @@ def test_order_of_groups_does_not_matter():
 def test_signal_to_noise_comes_back_and_the_warning_goes():
     draws = scrambled_draws(True, spread=0.02, draws=200)
     with pytest.warns(UserWarning, match="align_units"):
-        from_samples(draws)
+        from_samples(draws["dense_1"]["kernel"])
     hidden = align_units(draws, GROUPS, odd=True)["dense_1"]["kernel"]
     snr = from_samples(hidden).posterior.snr
     assert float(jnp.median(snr)) > 10
