@@ -64,7 +64,7 @@ def report(out: Path, dataset: str, target: float, rows: Rows) -> None:
     """Print the table; save it, the numbers and the figure."""
     out.mkdir(parents=True, exist_ok=True)
     table = make_table(dataset, target, rows)
-    console = rich.console.Console(record=True, width=150)
+    console = rich.console.Console(record=True, width=200)
     console.print(table)
     with files.atomic_write(out / "table.txt", force=True) as path:
         path.write_text(console.export_text())
@@ -84,7 +84,7 @@ def make_table(dataset: str, target: float, rows: Rows) -> Table:
     columns = ["left", "dead neurons", "accuracy (%)", "ECE", "UCE"]
     columns += [f"AUROC {name}" for name in outsiders]
     for column in (*columns, "early stop", f"steps to {target:.1%}"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for group in grouped(rows):
         first = group[0]
         table.add_row(
