@@ -16,6 +16,7 @@ from bmrpruner import (
     sparsity_distributions,
     sparsity_schedules,
     sparsity_types,
+    structure,
     study,
     utils,
 )
@@ -64,6 +65,7 @@ from bmrpruner.sparsity_schedules import (
     PolynomialSchedule,
 )
 from bmrpruner.sparsity_types import SparsityType
+from bmrpruner.structure import compact, dependency_groups
 from bmrpruner.utils import summarize_intersection, summarize_sparsity
 
 __all__ = [
@@ -105,7 +107,9 @@ __all__ = [
     "apply_mask",
     "apply_masks",
     "base_updater",
+    "compact",
     "create_updater_from_config",
+    "dependency_groups",
     "evidence",
     "files",
     "ivon",
@@ -124,6 +128,7 @@ __all__ = [
     "sparsity_distributions",
     "sparsity_schedules",
     "sparsity_types",
+    "structure",
     "study",
     "summarize_intersection",
     "summarize_sparsity",

@@ -1,5 +1,18 @@
-"""Structure: which units of a model belong together, found by tracing its function."""
+"""Structure: which units of a model belong together, and smaller models, by tracing functions."""
 
-from bmrpruner.structure.groups import Group
+from bmrpruner.structure.compact import Compacted, compact
+from bmrpruner.structure.groups import Group, dependency_groups
+from bmrpruner.structure.layers import Layer, LinearLayers, linear_layers
+from bmrpruner.structure.report import GroupReport, Report
 
-__all__ = ["Group"]
+__all__ = [
+    "Compacted",
+    "Group",
+    "GroupReport",
+    "Layer",
+    "LinearLayers",
+    "Report",
+    "compact",
+    "dependency_groups",
+    "linear_layers",
+]
