@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import statistics
 from pathlib import Path
@@ -10,15 +9,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import rich.box
 import rich.console
 from evaluation import predict, scores
 from lottery_data import Data
 from rich.table import Table
 
-from bmrpruner import files, metrics, study
+from bmrpruner import files, metrics, structure, study
 from bmrpruner.study.charts import new_figure
+from bmrpruner.study.models import mlp
 
 Rows = list[dict[str, Any]]
 
@@ -30,7 +29,7 @@ def evaluate(params: Any, data: Data) -> dict[str, Any]:
     kernels = [layer["kernel"] for layer in params.values()]
     return {
         "left": 1 - float(metrics.sparsity(kernels)),
-        "dead_neurons": dead_neurons(params),
+        **compacted(params, data),
         **scores(probs, data.test.y),
         "uce": float(metrics.uce(probs, data.test.y)),
         "auroc": {
@@ -40,13 +39,15 @@ def evaluate(params: Any, data: Data) -> dict[str, Any]:
     }
 
 
-def dead_neurons(params: Any) -> int:
-    """Hidden units that nothing goes into or comes out of: an exact, smaller network has none."""
-    kernels = [np.asarray(params[name]["kernel"]) for name in sorted(params)]
-    return sum(
-        int(np.sum(~np.any(into, axis=0) | ~np.any(out, axis=1)))
-        for into, out in itertools.pairwise(kernels)
-    )
+def compacted(params: Any, data: Data) -> dict[str, int]:
+    """The hidden units that an exact, smaller network does without, and the parameters it has."""
+    small = structure.compact(mlp, params, data.test.x)
+    before, after = mlp(params, data.test.x), small(data.test.x)
+    if not jnp.allclose(before, after, rtol=1e-3, atol=1e-3):
+        raise RuntimeError("The compacted network computes something else.")
+    hidden = sum(len(layer["bias"]) for layer in params.values())
+    left = sum(len(layer["bias"]) for layer in small.params.values())
+    return {"neurons_removed": hidden - left, "parameters": small.report.parameters[1]}
 
 
 def check_pruned(params: Any, masks: Any, dense_params: Any, data: Data) -> None:
@@ -81,7 +82,7 @@ def make_table(dataset: str, target: float, rows: Rows) -> Table:
     table = Table(title=title, box=rich.box.SIMPLE_HEAD)
     table.add_column("method", no_wrap=True)
     outsiders = list(rows[0]["auroc"])
-    columns = ["left", "dead neurons", "accuracy (%)", "ECE", "UCE"]
+    columns = ["left", "neurons gone", "parameters", "accuracy (%)", "ECE", "UCE"]
     columns += [f"AUROC {name}" for name in outsiders]
     for column in (*columns, "early stop", f"steps to {target:.1%}"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -90,7 +91,8 @@ def make_table(dataset: str, target: float, rows: Rows) -> Table:
         table.add_row(
             first["method"],
             f"{first['left']:.1%}",
-            joined(group, lambda r: str(r["dead_neurons"])),
+            joined(group, lambda r: str(r["neurons_removed"])),
+            joined(group, lambda r: f"{r['parameters']:,}"),
             joined(group, lambda r: f"{100 * r['accuracy']:.2f}"),
             joined(group, lambda r: f"{r['ece']:.4f}"),
             joined(group, lambda r: f"{r['uce']:.4f}"),

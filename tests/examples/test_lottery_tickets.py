@@ -89,11 +89,14 @@ def test_each_layer_keeps_its_largest_weights():
     assert masks["dense_0"]["bias"] is None
 
 
-def test_dead_neurons_are_those_without_inputs_or_without_outputs():
+def test_neurons_without_inputs_or_without_outputs_go():
     params = jax.tree.map(np.array, network())
     params["dense_0"]["kernel"][:, 3] = 0
     params["dense_1"]["kernel"][[3, 7]] = 0
-    assert lottery_report.dead_neurons(params) == 2
+    x = jnp.asarray(np.random.default_rng(2).normal(size=(3, 5)), jnp.float32)
+    data = lottery_data.Data("one", None, None, lottery_data.Split(x, None), {})
+    found = lottery_report.compacted(jax.tree.map(jnp.asarray, params), data)
+    assert found == {"neurons_removed": 2, "parameters": 5 * 8 + 8 + 8 * 4 + 4}
 
 
 def test_a_network_that_is_not_the_pruned_one_is_noticed():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bmrpruner.posteriors import align_units, from_samples
-from bmrpruner.structure.groups import Group
+from bmrpruner.structure import Group, dependency_groups
 from bmrpruner.study.models import init_mlp, mlp
 
 SIZES = (3, 7, 5, 2)
@@ -106,21 +106,12 @@ def test_without_odd_no_sign_changes():
             np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
 
 
-def as_tracing_finds_them(groups, params):
-    found = []
-    for group in groups:
-        (size,) = {params[key[0]][key[1]].shape[axis] for key, axis in group.items()}
-        rows = np.arange(size)[:, None]
-        found.append(Group(size, tuple((key, axis, rows) for key, axis in group.items())))
-    inputs = Group(3, ((("dense_0", "kernel"), 0, np.arange(3)[:, None]),), "input")
-    return [inputs, *found]
-
-
 def test_dependency_groups_serve_as_dicts_do():
     draws = scrambled_draws(True)
-    groups = as_tracing_finds_them(GROUPS, one_network())
-    expected, found = (align_units(draws, g, odd=True) for g in (GROUPS, groups))
-    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(found), strict=True):
+    found = dependency_groups(lambda p, x: mlp(p, x, jnp.tanh), one_network(), INPUTS)
+    assert {group.frozen for group in found} == {None, "input", "output"}
+    expected, aligned = (align_units(draws, g, odd=True) for g in (GROUPS, found))
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(aligned), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
