@@ -114,8 +114,9 @@ def joined(values: Any, digits: int = 3) -> str:
 
 
 def _mean(rows: Any, name: str) -> float | None:
-    values = [row.get(name) for row in rows]
-    return None if any(v is None for v in values) else statistics.mean(values)
+    """The mean over the seeds that have a value."""
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return statistics.mean(values) if values else None
 
 
 def _change(masked: Any, again: Any, name: str) -> str:

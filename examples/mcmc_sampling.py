@@ -184,7 +184,7 @@ def _tempered(likelihood: Any, size: int, warm_up: int, draws: int, key: Any) ->
 
 
 _RUNS = {
-    "nuts": functools.partial(_hamiltonian, blackjax.nuts, {"max_num_doublings": 6}),
+    "nuts": functools.partial(_hamiltonian, blackjax.nuts, {"max_num_doublings": 5}),
     "hmc": functools.partial(_hamiltonian, blackjax.hmc, {"num_integration_steps": 16}),
     "mala": _langevin,
     "smc": _tempered,
