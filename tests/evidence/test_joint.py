@@ -82,6 +82,26 @@ def test_few_independent_draws_have_no_bias(n):
     assert np.mean(found) == pytest.approx(exact, abs=4 * np.std(found) / 20)
 
 
+def autocorrelated(n, k, phi, rng):
+    x = rng.normal(size=(n, 4, k))
+    for t in range(1, n):
+        x[t] = phi * x[t - 1] + np.sqrt(1 - phi**2) * x[t]
+    return np.moveaxis(x, 0, 1)
+
+
+def test_autocorrelated_draws_of_many_weights_are_warned_of():
+    """A posterior that is the prior has ΔF = 0; the warning tells how far off the result is."""
+    rng = np.random.default_rng(7)
+    draws = autocorrelated(500, 100, 0.8, rng)
+    with pytest.warns(UserWarning, match=r"independent ones, too few .* nats too high") as seen:
+        found = joint_delta_f(draws, np.zeros(100))
+    told = float(str(seen[0].message).split("ΔF is some ")[1].split(" ")[0])
+    assert told == pytest.approx(found, rel=0.4)
+    few = joint_delta_f(draws[..., :5], np.zeros(5))
+    assert few == pytest.approx(0, abs=0.5)
+    assert joint_delta_f(rng.normal(size=(4, 500, 100)), np.zeros(100)) == pytest.approx(0, abs=1.5)
+
+
 def test_independent_weights_add_up():
     rng = np.random.default_rng(3)
     mean, std = np.array([0.5, -0.2, 0.1]), np.array([0.1, 0.3, 0.2])

@@ -69,7 +69,8 @@ def test_classes_count_from_zero(tmp_path):
 def tiny(regression):
     rng = np.random.default_rng(2)
     x = jnp.asarray(rng.normal(size=(20, 2)), jnp.float32)
-    y = jnp.tanh(x[:, 0]) if regression else jnp.asarray(x[:, 0] > 0, jnp.int32)
+    noisy = np.tanh(x[:, 0]) + 0.5 * rng.normal(size=20)
+    y = jnp.asarray(noisy, jnp.float32) if regression else jnp.asarray(x[:, 0] > 0, jnp.int32)
     name, outputs = ("lazer", 1) if regression else ("ionosphere", 2)
     return mcmc_data.Problem(name, (2, 2, outputs), x, y, x, y, 0.0, 1.0)
 
