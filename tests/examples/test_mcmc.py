@@ -106,7 +106,7 @@ def test_all_samplers_agree_and_pruned_weights_are_zero():
         assert not np.any(kernel[..., [0, 1], [1, 0]])
         assert np.all(kernel[..., [0, 1], [0, 1]].std((0, 1)) > 0.1)
         means[sampler] = np.asarray(chains.draws["log_noise"])
-    spread = means["hmc"].std()
+    spread = float(means["hmc"].std())
     for sampler in ("mala", "smc"):
         assert means[sampler].mean() == pytest.approx(means["hmc"].mean(), abs=0.4 * spread)
         assert means[sampler].std() == pytest.approx(spread, rel=0.3)
