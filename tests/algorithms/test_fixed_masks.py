@@ -11,6 +11,7 @@ import pytest
 
 import bmrpruner
 from bmrpruner import FixedMasks
+from bmrpruner._masks import pack_tree
 from bmrpruner._tree import arrays, is_array, map_leaves
 from tests.conftest import TREES, dict_params
 
@@ -64,6 +65,14 @@ def test_masks_never_change_and_hold(packed):
     chex.assert_trees_all_equal(state.masks, expected)
     assert state.target_sparsities["layer_0"]["bias"] is None
     assert float(state.target_sparsities["layer_1"]["kernel"]) == 0.5
+
+
+def test_masks_may_come_packed_as_bools_or_traced():
+    expected = FixedMasks(MASKS).init_state(PARAMS).masks
+    for masks in (pack_tree(MASKS), jax.tree.map(lambda m: m != 0, MASKS)):
+        chex.assert_trees_all_equal(FixedMasks(masks).init_state(PARAMS).masks, expected)
+    traced = jax.jit(lambda masks: FixedMasks(masks).init_state(PARAMS).masks)(MASKS)
+    chex.assert_trees_all_equal(traced, expected)
 
 
 def test_kept_weights_train_as_the_smaller_model_does():
