@@ -129,7 +129,8 @@ def weights_posterior(draws: Any) -> dict[str, Any]:
     vectors = jax.vmap(jax.vmap(lambda draw: bmrpruner.ravel_kept(draw)[0]))(draws)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        sampled = posteriors.from_samples(vectors)
+        posteriors.from_samples(draws["dense_0"]["kernel"])
+    sampled = posteriors.from_samples(vectors)
     mean, precision = (unravel(v) for v in (sampled.posterior.mean, sampled.posterior.precision))
     return {
         "posterior": bmrpruner.DiagonalGaussian(mean, precision),

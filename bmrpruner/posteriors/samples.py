@@ -73,7 +73,8 @@ def from_samples(draws: PyTree, prior_precision: PyTree = 1.0) -> SampledPosteri
 
     Warns:
       UserWarning: At a leaf of eight weights or more whose R-hat is below 1.05 and whose |μ|/σ is
-        below 0.1, in the median. Under jit values are not known, and there is none.
+        below 0.1, in the median. A bare array [chain, draw, n] is taken for predictions and has
+        none; nor is there one under jit, where values are not known.
 
     Example:
       >>> draws = {'kernel': jnp.array([[[1.0, 0.0], [2.0, 0.0], [3.0, 0.0], [2.0, 0.0]]])}
@@ -93,7 +94,9 @@ def from_samples(draws: PyTree, prior_precision: PyTree = 1.0) -> SampledPosteri
     check_draws(paths, leaves)
     summaries = [_summary(leaf) if is_array(leaf) else (leaf, None, None, None) for leaf in leaves]
     for path, leaf, (mean, precision, rhat, _) in zip(paths, leaves, summaries, strict=True):
-        if is_array(leaf) and is_concrete(mean):
+        # A bare array of one axis is taken for predictions, whose means may well be zero.
+        are_weights = is_array(leaf) and (path != "" or leaf.ndim > 3)
+        if are_weights and is_concrete(mean):
             _warn_if_symmetric(path, mean, precision, rhat)
     mean, precision, rhat, n_eff = (
         structure.unflatten([summary[i] for summary in summaries]) for i in range(4)
