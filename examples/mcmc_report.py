@@ -12,6 +12,7 @@ import rich.box
 import rich.console
 from mcmc_data import Problem
 from rich.table import Table
+from scipy.stats import rankdata
 
 from bmrpruner import files, study
 from bmrpruner.study.charts import new_figure
@@ -134,7 +135,7 @@ def draw_chains(found: dict[str, Any]) -> Any:
     shown |= {f"prediction {i}": columns[:, :, i] for i in worst}
     figure, axes = new_figure(2, 3, (14, 6))
     for (label, draws), trace, rank in zip(shown.items(), axes[0], axes[1], strict=True):
-        ranks = draws.ravel().argsort().argsort().reshape(draws.shape)
+        ranks = rankdata(draws).reshape(draws.shape)  # equal draws share the mean of theirs
         for i, chain in enumerate(draws):
             trace.plot(chain, linewidth=0.5, label=f"chain {i}")
             rank.hist(ranks[i], bins=20, range=(0, draws.size), histtype="step")
