@@ -85,7 +85,8 @@ def sampler_table(name: str, seeds: list[dict[str, Any]]) -> Table:
 
 def pruning_table(name: str, seeds: list[dict[str, Any]]) -> Table:
     """One line for each rule and sparsity: the masked draws, and those of the pruned network."""
-    title = f"{name}: pruned, means over {len(seeds)} seeds; masked draws → sampled again"
+    best = "/".join(dict.fromkeys(seed["best"] for seed in seeds))
+    title = f"{name}: draws of {best}, means over {len(seeds)} seeds; masked → sampled again"
     table = Table(title=title, box=rich.box.SIMPLE_HEAD)
     quality = list(seeds[0]["rows"][0]["masked"])
     after = ["max R-hat", "acceptance", "divergences"]
