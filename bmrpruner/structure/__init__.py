@@ -4,6 +4,13 @@ from bmrpruner.structure.compact import Compacted, compact
 from bmrpruner.structure.groups import Group, dependency_groups
 from bmrpruner.structure.layers import Layer, LinearLayers, linear_layers
 from bmrpruner.structure.report import GroupReport, Report
+from bmrpruner.structure.saving import (
+    Saved,
+    load_compacted,
+    load_function,
+    save_compacted,
+    save_function,
+)
 
 __all__ = [
     "Compacted",
@@ -12,7 +19,12 @@ __all__ = [
     "Layer",
     "LinearLayers",
     "Report",
+    "Saved",
     "compact",
     "dependency_groups",
     "linear_layers",
+    "load_compacted",
+    "load_function",
+    "save_compacted",
+    "save_function",
 ]

@@ -9,20 +9,16 @@ import jax
 import numpy as np
 
 from bmrpruner._masks import checked_plain
-from bmrpruner._tree import Key, PyTree, align, is_array, is_none, join, keyed_leaves
-from bmrpruner.structure import corrections, ghosts, sums
+from bmrpruner._tree import PyTree, align, is_array, is_none, join, keyed_leaves
+from bmrpruner.structure import corrections
 from bmrpruner.structure.cutting import cut, like
-from bmrpruner.structure.decisions import Decisions
 from bmrpruner.structure.evaluate import run_block
 from bmrpruner.structure.groups import grouped
-from bmrpruner.structure.ir import Op, Program, leaf_arrays, walk_all, with_arrays
-from bmrpruner.structure.model import know, see
-from bmrpruner.structure.origins import Origins
-from bmrpruner.structure.removal import Removal
+from bmrpruner.structure.ir import Program, leaf_arrays, walk_all, with_arrays
 from bmrpruner.structure.report import Report, flops, group_reports
 from bmrpruner.structure.rules import Plan
-
-Kept = dict[Key, tuple[np.ndarray, ...]]
+from bmrpruner.structure.source import Source, signature, static_leaves
+from bmrpruner.structure.states import Kept, is_posterior, shrink, with_mean
 
 
 def compact(
@@ -59,7 +55,7 @@ def compact(
       True
     """
     params = _masked(_with_values(params), masks)
-    return Compacted(_Source(fn, params, args, masks is not None))
+    return Compacted(Source(fn, params, args, masks is not None))
 
 
 def _with_values(params: PyTree) -> PyTree:
@@ -88,144 +84,6 @@ def _masked(params: PyTree, masks: PyTree | None) -> PyTree:
     return structure.unflatten(out)
 
 
-class _Source:
-    """A function with parameters, and the parts of the parameters that go."""
-
-    def __init__(self, fn: Any, params: PyTree, args: tuple[Any, ...], masked: bool) -> None:
-        self.fn, self.params = fn, params
-        self.arg_tree: Any = jax.tree.structure(args, is_leaf=is_none)
-        self.static = _static(args)
-        self.arrays = leaf_arrays(params)
-        self.program, self.decisions = see(fn, params, args)
-        facts, unrolled = know(self.program, self.arrays)
-        self.removal = self._remove(self.program, self.decisions, facts, self._candidates())
-        self.taken = self.removal.taken
-        if masked:
-            self._check_emptied()
-        self.keys = [key for key, _ in self.program.params]
-        self.kept = self._kept(self.decisions, self.program, self.taken)
-        self.folded, self.shifts = self._fold(facts)
-        self.plan = self._plan(self.program, self.decisions, self.removal, facts, unrolled)
-
-    def _candidates(self) -> np.ndarray:
-        """The decisions that have a part of a parameter and are not frozen."""
-        flags = np.zeros(len(self.decisions.reasons) + 1, bool)
-        for _, var in self.program.params:
-            for i in range(len(var.shape)):
-                flags[self.decisions.of(var, i)] = True
-        flags = flags[:-1] & np.array([r is None for r in self.decisions.reasons], bool)
-        if not flags.any() and self.program.params:
-            names = sorted({r for r in self.decisions.reasons if r})
-            raise ValueError(
-                "fn: expected an axis of a parameter that is not frozen, got only axes that are: "
-                + ", ".join(names)
-            )
-        return flags
-
-    @staticmethod
-    def _remove(program: Program, decisions: Decisions, facts: Any, start: np.ndarray) -> Removal:
-        removal = Removal(program, decisions, facts, start.copy())
-        removal.settle()
-        return removal
-
-    def _check_emptied(self) -> None:
-        for key, var in self.program.params:
-            for i in range(len(var.shape)):
-                if self.decisions.axes.axis(var, i) in self.removal.emptied:
-                    raise ValueError(
-                        f"masks: expected at least one unit left on axis {i} of {join(key)!r}, "
-                        f"got none of {var.shape[i]}."
-                    )
-
-    @staticmethod
-    def _kept(decisions: Decisions, program: Program, taken: np.ndarray) -> list[Any]:
-        return [
-            tuple(np.flatnonzero(~decisions.gone(var, i, taken)) for i in range(len(var.shape)))
-            for _, var in program.params
-        ]
-
-    def _fold(self, facts: Any) -> tuple[dict[int, Any], dict[int, Any]]:
-        """Which offsets move into biases, by the sum's number, and the biases' shifts."""
-        origins = Origins(self.program)
-        found = corrections.offsets(
-            self.program, facts, self.decisions, self.taken, self.removal.ghosts
-        )
-        folded: dict[int, Any] = {}
-        shifts: dict[int, Any] = {}
-        for number, op in enumerate(_sums(self.program)):
-            if op in found and (own := corrections.fold(op, found[op], origins)):
-                folded[number] = found[op]
-                shifts.setdefault(own[0].leaf, []).extend(own)
-        return folded, shifts
-
-    def _plan(
-        self, program: Program, decisions: Decisions, removal: Removal, facts: Any, unrolled: Any
-    ) -> Plan:
-        taken = removal.taken
-        found = corrections.offsets(program, facts, decisions, taken, removal.ghosts)
-        offsets = {}
-        for number, op in enumerate(_sums(program)):
-            if op in found:
-                rest = corrections.rest(found[op], self.folded.get(number))
-                if rest is not None:
-                    offsets[op] = corrections.cut(rest, op, decisions, taken)
-        haunted = {
-            op: ghosts.ghost(op, axis, facts, removal.made, decisions, taken)
-            for op, axis in removal.ghosts.items()
-            if decisions.gone(op.inputs[0], axis, taken).any()
-        }
-        plan = Plan(decisions, taken, offsets, haunted, unrolled, {})
-        consts = {
-            v: cut(x, tuple(plan.kept(v, i) for i in range(len(v.shape))))
-            for v, x in program.consts
-        }
-        return plan._replace(consts=consts)
-
-    def replan(self, dtypes: list[Any], args: tuple[Any, ...]) -> tuple[Program, Plan]:
-        """The plan for arguments of other shapes: the same parameters go, or it is an error."""
-        shapes = [
-            jax.ShapeDtypeStruct(x.shape, d) for x, d in zip(self.arrays, dtypes, strict=True)
-        ]
-        program, decisions = see(self.fn, with_arrays(self.params, shapes), args)
-        facts, unrolled = know(program, self.arrays)
-        start = self._same_parts(program, decisions)
-        removal = self._remove(program, decisions, facts, start)
-        kept = self._kept(decisions, program, removal.taken)
-        same = all(
-            np.array_equal(a, b)
-            for mine, own in zip(kept, self.kept, strict=True)
-            for a, b in zip(mine, own, strict=True)
-        )
-        if self.folded and len(_sums(program)) != len(_sums(self.program)):
-            raise ValueError(
-                "args: expected shapes for which the function sums as often as for those it was "
-                "compacted with; compact the function with these arguments."
-            )
-        if not same:
-            raise ValueError(
-                "args: expected shapes for which the same units can go, got shapes that need more; "
-                "compact the function with these arguments."
-            )
-        return program, self._plan(program, decisions, removal, facts, unrolled)
-
-    def _same_parts(self, program: Program, decisions: Decisions) -> np.ndarray:
-        """The decisions of which every part of a parameter has gone."""
-        owned = np.zeros(len(decisions.reasons) + 1, bool)
-        needed = owned.copy()
-        for (_, var), kept in zip(program.params, self.kept, strict=True):
-            for i, own in enumerate(kept):
-                causes = decisions.of(var, i)
-                owned[causes] = True
-                needed[causes[own]] = True
-        frozen = np.array([r is not None for r in decisions.reasons], bool)
-        return owned[:-1] & ~needed[:-1] & ~frozen
-
-
-def _sums(program: Program) -> list[Op]:
-    """The operations that sum, in order: other shapes may add slices, but no sums."""
-    return [op for op in walk_all(program.block.ops) if op.name in sums.KINDS]
-
-
 class Compacted:
     """A smaller function, its parameters, and what became of the larger ones.
 
@@ -244,28 +102,77 @@ class Compacted:
       (4, 2)
     """
 
-    def __init__(self, source: _Source) -> None:
+    def __init__(self, source: Source) -> None:
         self._source = source
         self._runs: dict[Hashable, Any] = {}
+        self._calls: dict[Hashable, Callable[[list[Any]], Any]] = {}
         self.kept: Kept = dict(zip(source.keys, source.kept, strict=True))
+        shifted = leaf_arrays(self._shifted(source.params))
         self.params = with_arrays(
             source.params,
-            [
-                cut(
-                    x
-                    if i not in source.shifts
-                    else like(x, corrections.apply(np.asarray(x), source.shifts[i])),
-                    kept,
-                )
-                for i, (x, kept) in enumerate(zip(source.arrays, source.kept, strict=True))
-            ],
+            [cut(x, kept) for x, kept in zip(shifted, source.kept, strict=True)],
         )
-        self.report = _report(source, self.params)
+        self.report = report(source, self.params)
         self._remember([x.dtype for x in source.arrays], source.program, source.plan, source.static)
 
     def __call__(self, *args: Any) -> Any:
         """`fn(self.params, *args)`."""
         return self.fn(self.params, *args)
+
+    def shrink(self, tree: PyTree) -> PyTree:
+        """Cut an optimizer state, masks, or a posterior as the parameters were cut.
+
+        Args:
+          tree: Any pytree of which some arrays belong to parameters: their key paths end in the
+            parameter's, and they have its shape, or that of its packed mask. The means of a
+            `DiagonalGaussian` also get the constants that moved into biases.
+
+        Returns:
+          The same with smaller arrays, to go on training or sampling with.
+
+        Raises:
+          ValueError: If an array that belongs to a smaller parameter has another shape.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> import optax
+          >>> params = {'w1': jnp.array([[1., 0.]]), 'w2': jnp.ones((2, 1))}
+          >>> fn = lambda p, x: jnp.sin(x @ p['w1']) @ p['w2']
+          >>> state = compact(fn, params, jnp.ones((5, 1))).shrink(optax.adam(0.1).init(params))
+          >>> state[0].mu['w2'].shape
+          (1, 1)
+        """
+        source = self._source
+        shapes = {key: x.shape for key, x in zip(source.keys, source.arrays, strict=True)}
+        if is_posterior(tree):
+            tree = with_mean(tree, self._shifted)
+        return shrink(tree, self.kept, shapes)
+
+    def _shifted(self, params: PyTree) -> PyTree:
+        shifts = self._source.shifts
+        arrays = [
+            like(x, corrections.apply(np.asarray(x), shifts[i])) if i in shifts else x
+            for i, x in enumerate(leaf_arrays(params))
+        ]
+        return with_arrays(params, arrays)
+
+    def kept_tree(self) -> dict[str, Any]:
+        """`kept` as nested dicts of arrays, by the parts of key paths, then axes: for files.
+
+        Example:
+          >>> import jax.numpy as jnp
+          >>> params = {'a': {'w1': jnp.array([[1., 0.]])}, 'w2': jnp.ones((2, 1))}
+          >>> fn = lambda p, x: jnp.sin(x @ p['a']['w1']) @ p['w2']
+          >>> compact(fn, params, jnp.ones((5, 1))).kept_tree()['a']['w1']
+          {'0': array([0]), '1': array([0])}
+        """
+        tree: dict[str, Any] = {}
+        for key, axes in self.kept.items():
+            place = tree
+            for part in key:
+                place = place.setdefault(part, {})
+            place.update({str(i): own for i, own in enumerate(axes)})
+        return tree
 
     def fn(self, params: PyTree, *args: Any) -> Any:
         """What the original function computes, from smaller parameters.
@@ -281,6 +188,17 @@ class Compacted:
         Raises:
           ValueError: If `params` or `args` have another structure, or `params` other shapes.
         """
+        leaves, tree = jax.tree.flatten((params, args))
+        key = _call_key(tree, leaves)
+        call = self._calls.get(key) if key is not None else None
+        if call is None:
+            call = self._prepare(params, args, leaves)
+            if key is not None:
+                self._calls[key] = call
+        return call(leaves)
+
+    def _prepare(self, params: PyTree, args: Any, leaves: list[Any]) -> Callable[[list[Any]], Any]:
+        """Check a call of a new form, plan it if its shapes are new, and say how it runs."""
         source = self._source
         align("params", params, jax.tree.structure(self.params, is_leaf=is_none), "small.params")
         values, inputs = leaf_arrays(params), leaf_arrays(args)
@@ -294,32 +212,44 @@ class Compacted:
         if structure != source.arg_tree:
             raise ValueError(f"args: expected the structure {source.arg_tree}, got {structure}.")
         dtypes = [x.dtype for x in values]
-        key = (_signature(dtypes, inputs), _static(args))
-        if key not in self._runs:
-            program, plan = source.replan(dtypes, args)
-            self._remember(dtypes, program, plan, _static(args))
-        run, out_tree = self._runs[key]
-        return out_tree.unflatten(run(values, inputs))
+        form = (signature(dtypes, inputs), static_leaves(args))
+        if form not in self._runs:
+            self._remember(dtypes, *source.replan(dtypes, args), static_leaves(args))
+        run, out_tree = self._runs[form]
+        places = [i for i, x in enumerate(leaves) if is_array(x)]
+        others = [x for x in leaves if not is_array(x)]  # alive as long as their ids are keys
+
+        def call(leaves: list[Any], _: Any = others) -> Any:
+            return out_tree.unflatten(run([leaves[i] for i in places]))
+
+        return call
 
     def _remember(self, dtypes: list[Any], program: Program, plan: Plan, static: Any) -> None:
-        def run(values: list[Any], inputs: list[Any]) -> list[Any]:
-            return run_block(program.block, [*values, *inputs], plan)
+        def run(values: list[Any]) -> list[Any]:
+            return run_block(program.block, values, plan)
 
         shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in program.args]
-        self._runs[_signature(dtypes, shapes), static] = (jax.jit(run), program.out_tree)
+        self._runs[signature(dtypes, shapes), static] = (jax.jit(run), program.out_tree)
 
 
-def _signature(dtypes: list[Any], inputs: list[Any]) -> Hashable:
-    return tuple(map(str, dtypes)), tuple((tuple(x.shape), str(x.dtype)) for x in inputs)
+def _call_key(tree: Any, leaves: list[Any]) -> Hashable | None:
+    """What tells calls of one form; None if that cannot be told."""
+    parts: list[Any] = []
+    for x in leaves:
+        try:
+            parts.append((x.shape, x.dtype))
+        except AttributeError:
+            parts.append(x if isinstance(x, Hashable) else id(x))
+    key = (tree, tuple(parts))
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return key
 
 
-def _static(args: Any) -> Hashable:
-    """The leaves of the arguments that are no arrays."""
-    leaves = [x for x in jax.tree.leaves(args, is_leaf=is_none) if not is_array(x)]
-    return tuple(x if isinstance(x, Hashable) else id(x) for x in leaves)
-
-
-def _report(source: _Source, params: PyTree) -> Report:
+def report(source: Source, params: PyTree) -> Report:
+    """What became of everything."""
     small = leaf_arrays(params)
     before, after = ([x.shape for x in arrays] for arrays in (source.arrays, small))
     groups = grouped(source.program, source.decisions)
@@ -333,7 +263,7 @@ def _report(source: _Source, params: PyTree) -> Report:
     )
 
 
-def _notes(source: _Source) -> tuple[str, ...]:
+def _notes(source: Source) -> tuple[str, ...]:
     notes = []
     summed = [
         op

@@ -58,12 +58,15 @@ def know_scan(op: Op, inputs: list[Known], knower: Knower) -> list[Known]:
         return [*carry, *nothing(op)[m:]]
     if unrolled(op, stacked):
         rows: dict[int, list[Known]] = {}
+        steps: dict[int, Knower] = {}
         knower.unrolled.add(op)
         full = [expand(k, [0], v.shape) for k, v in zip(stacked, op.inputs[n + m :], strict=True)]
         for step in range(length)[:: -1 if op.params["reverse"] else 1]:
             slices = [Known(k.value[step], k.known[step]) for k in full]
-            out = knower.block(body, [*consts, *carry, *slices])
+            steps[step] = knower._replace(facts=None if knower.facts is None else {})
+            out = steps[step].block(body, [*consts, *carry, *slices])
             carry, rows[step] = out[:m], out[m:]
+        knower.collect([steps[step] for step in range(length)])
         return [*carry, *(stack([rows[s][i] for s in range(length)]) for i in range(len(out) - m))]
     each = [meet_along(k, 0) for k in stacked]
     slices = [Known(k.value[0], k.known[0]) for k in each]

@@ -102,9 +102,12 @@ def apply(array: np.ndarray, shifts: list[Shift]) -> np.ndarray:
     return flat.reshape(array.shape).astype(array.dtype)
 
 
-def rest(many: list[np.ndarray], folded: list[np.ndarray] | None) -> list[np.ndarray] | None:
+def rest(many: list[np.ndarray] | None, folded: list[np.ndarray] | None) -> list[np.ndarray] | None:
     """What is left of an offset when a part of it is in a bias; None for nothing."""
     if folded is not None:
+        many = many or [np.zeros((1,) * folded[0].ndim, folded[0].dtype)]
+        count = max(len(many), len(folded))
+        many = [many[i % len(many)] for i in range(count)]
         many = [x - folded[i % len(folded)] for i, x in enumerate(many)]
         scale = max(float(np.abs(x).max()) for x in folded)
         if all((np.abs(x) <= TOLERANCE * scale).all() for x in many):

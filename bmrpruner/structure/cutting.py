@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 
 def cut(array: Any, kept: tuple[np.ndarray, ...]) -> Any:
@@ -30,7 +32,17 @@ def like(array: Any, host: np.ndarray) -> Any:
     """A host array as the same kind of array, with its sharding where that divides the shape."""
     if not isinstance(array, jax.Array):
         return host
-    try:
-        return jax.device_put(host, array.sharding)
-    except ValueError:  # the mesh does not divide the new shape
-        return jax.device_put(host)
+    sharding = array.sharding
+    if isinstance(sharding, NamedSharding):
+        sharding = NamedSharding(sharding.mesh, _dividing(sharding, host.shape))
+    return jax.device_put(host, sharding)
+
+
+def _dividing(sharding: NamedSharding, shape: tuple[int, ...]) -> PartitionSpec:
+    """The part of a partition that divides a shape; other axes are the same on all devices."""
+    spec = []
+    for entry, size in zip(sharding.spec, shape, strict=False):
+        names = () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+        parts = math.prod(sharding.mesh.shape[name] for name in names)
+        spec.append(entry if size % parts == 0 else None)
+    return PartitionSpec(*spec)

@@ -209,7 +209,8 @@ def _same_cases(inputs: list[Known]) -> np.ndarray:
 def _select(inputs: list[Known], value: np.ndarray, known: np.ndarray) -> tuple[Any, Any]:
     """A known choice is known where the chosen case is; equal cases need no choice."""
     which = inputs[0].value.astype(np.int32)
-    chosen = np.select([which == i for i in range(len(inputs) - 1)], [k.known for k in inputs[1:]])
+    cases = [which == i for i in range(len(inputs) - 1)]
+    chosen = np.select(cases, [k.known for k in inputs[1:]], default=False)
     same = _same_cases(inputs)
     value = np.where(same, inputs[1].value, value)
     return value, (inputs[0].known & chosen) | np.broadcast_to(same, known.shape)

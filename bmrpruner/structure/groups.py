@@ -23,8 +23,8 @@ class Group:
       members: For each axis of a parameter leaf that the units own a part of: the leaf's key path
         (a tuple of strings), the axis, and integer indices of shape (size, k). Row u holds the
         indices of that axis that unit u owns.
-      frozen: None where units may go, or why they cannot: `'input'`, `'output'`, or the name of
-        the primitive that needs them.
+      frozen: None where units may go, or why they cannot: `'input'`, `'output'`, the name of the
+        primitive that needs them, or `'unused'` where nothing reads them.
 
     Example:
       >>> rows = np.arange(3)[:, None]

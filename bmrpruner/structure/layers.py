@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner._tree import Key, PyTree
-from bmrpruner.structure.ir import leaf_arrays, trace, with_arrays
+from bmrpruner.structure.ir import leaf_arrays, with_arrays
+from bmrpruner.structure.reading import trace
 from bmrpruner.structure.tapping import Tap, Use
 
 

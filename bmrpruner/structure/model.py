@@ -8,14 +8,33 @@ from typing import Any
 import numpy as np
 
 from bmrpruner._tree import PyTree
-from bmrpruner.structure import along, control, convolution, elementwise, products, shapes, sums
+from bmrpruner.structure import (
+    along,
+    control,
+    convolution,
+    elementwise,
+    pieces,
+    products,
+    shapes,
+    sums,
+)
 from bmrpruner.structure.decisions import Decisions, decide
-from bmrpruner.structure.ir import Program, Var, trace, walk_all
+from bmrpruner.structure.ir import Program, Var, walk_all
 from bmrpruner.structure.known import Known, constant, unknown
 from bmrpruner.structure.nodes import Axes
+from bmrpruner.structure.reading import trace
 from bmrpruner.structure.rules import Facts, Knower, connect
 
-RULE_FILES = (along, control, convolution, elementwise, products, shapes)  # each adds to RULES
+# Importing them adds their rules to RULES.
+RULE_FILES = (
+    along,
+    control,
+    convolution,
+    elementwise,
+    pieces,
+    products,
+    shapes,
+)
 
 
 def see(fn: Callable[..., Any], params: PyTree, args: tuple[Any, ...]) -> tuple[Program, Decisions]:

@@ -27,6 +27,11 @@ class GroupReport:
       removed: How many of its units are gone.
       stayed: Why units stayed, and how many: `'input'`, `'output'`, or the primitive that needs
         them.
+
+    Example:
+      >>> group = Group(4, ((("w",), 1, np.arange(4)[:, None]),), None)
+      >>> GroupReport(group, 1, {'needed by dot_general': 3}).removed
+      1
     """
 
     group: Group

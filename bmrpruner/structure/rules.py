@@ -184,6 +184,13 @@ class Knower(NamedTuple):
         self.run(block.ops, env)
         return [read_known(v, env) for v in block.outputs]
 
+    def collect(self, steps: list[Knower]) -> None:
+        """Take over what the iterations of a loop collected, in the order of their slices."""
+        for step in steps:
+            for var, known in (step.facts or {}).items():
+                if self.facts is not None:
+                    self.facts.setdefault(var, []).extend(known)
+
     def quiet(self) -> Knower:
         """The same without collecting."""
         return self._replace(facts=None)

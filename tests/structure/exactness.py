@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 import bmrpruner
-from bmrpruner._tree import is_array, is_none, leaf_keys
+from bmrpruner._tree import is_array, is_none, is_prunable, leaf_keys
 
 TOLERANCE = 2e-5
 
@@ -18,14 +18,15 @@ def zeroed(params, places):
     """`params` with zeros at some indices of some axes: (key path, axis, indices)."""
     leaves, tree = jax.tree.flatten(params, is_leaf=is_none)
     keys = leaf_keys(params)
-    arrays = {key: np.array(x) for key, x in zip(keys, leaves, strict=True) if is_array(x)}
+    numbers = [is_prunable(x) for x in leaves]
+    arrays = {k: np.array(x) for k, x, ok in zip(keys, leaves, numbers, strict=True) if ok}
     for key, axis, indices in places:
         index = [slice(None)] * arrays[key].ndim
         index[axis] = np.unique(indices)
         arrays[key][tuple(index)] = 0
     new = [
-        jax.numpy.asarray(arrays[key]) if is_array(x) else x
-        for key, x in zip(keys, leaves, strict=True)
+        jax.numpy.asarray(arrays[key]) if ok else x
+        for key, x, ok in zip(keys, leaves, numbers, strict=True)
     ]
     return tree.unflatten(new)
 
@@ -53,7 +54,7 @@ def sprinkled(params, seed=0):
     rng = np.random.default_rng(seed)
 
     def drop(x):
-        if not is_array(x) or not np.issubdtype(x.dtype, np.floating):
+        if not is_prunable(x):
             return x
         return jax.numpy.asarray(np.asarray(x) * (rng.random(x.shape) < 0.5).astype(x.dtype))
 

@@ -133,6 +133,37 @@ def test_other_lengths_and_sizes_of_pictures(make, other):
         assert exactness.error(got, exactness.expected(fn, pruned, (other,))) < exactness.TOLERANCE
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_stacked_layers_whose_dead_units_hold_other_constants_in_each(reverse, bias):
+    """Each layer adds its own constant: into its own bias, or from a stack in the function."""
+    _, params, (x,) = plain_models.stacked()
+    params = exactness.zeroed(params, [(("w",), 2, [1, 3])])
+    if not bias:
+        del params["c"]
+
+    def fn(params, x):
+        def layer(x, p):
+            return x + (jnp.tanh(x @ p["w"] + p["b"]) @ p["v"] + p.get("c", 0.0)), None
+
+        return jax.lax.scan(layer, x, params, reverse=reverse)[0]
+
+    small = bmrpruner.compact(fn, params, x)
+    assert small.params["w"].shape == (3, 6, 4)
+    assert ("constants" in str(small.report)) != bias
+    assert exactness.error(small(x), fn(params, x)) < exactness.TOLERANCE
+
+
+def test_sharded_parameters_stay_sharded_where_the_mesh_divides_them():
+    mesh = jax.make_mesh((1,), ("m",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "m"))
+    fn, params, args = plain_models.mlp()
+    params = exactness.half_dead(params, dependency_groups(fn, params, *args))
+    params = jax.tree.map(lambda x: jax.device_put(x, split) if x.ndim == 2 else x, params)
+    small = bmrpruner.compact(fn, params, *args)
+    assert small.params[0]["w"].sharding == split
+
+
 def test_masks_prune_before_compaction():
     fn, params, args = plain_models.mlp()
     pruned = exactness.half_dead(params, dependency_groups(fn, params, *args))

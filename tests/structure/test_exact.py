@@ -34,3 +34,19 @@ def test_a_compacted_model_computes_the_same(make):
 
     small = exactness.compacted(fn, params, args)
     assert small.report.parameters[0] == small.report.parameters[1]
+
+
+@pytest.mark.parametrize("make", [plain_models.normed, image_models.group_norm])
+def test_constant_channels_of_a_normalised_axis_go_where_nothing_reads_them(make):
+    """Each adds (its constant - mean)² to the variance, which changes with the arguments."""
+    fn, params, args = make()
+    reader = "mid" if "mid" in params else "out"
+    dead = [1, 2, 6]
+    places = [(("in", "w"), params["in"]["w"].ndim - 1, dead), ((reader, "w"), 0, dead)]
+    if make is image_models.group_norm:  # all but one channel of the first group, and its like
+        places = [(key, axis, [1, 2, 3, 5, 6, 7]) for key, axis, _ in places]
+    pruned = exactness.zeroed(params, places)
+    small = exactness.compacted(fn, pruned, args)
+    left = 8 - len(places[0][2])
+    assert small.params["in"]["b"].shape == (left,)
+    assert any("divided by its old length" in note for note in small.report.notes)

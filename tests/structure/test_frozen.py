@@ -28,12 +28,17 @@ def callback(x):
     return jax.pure_callback(np.sin, jax.ShapeDtypeStruct(x.shape, x.dtype), x)
 
 
+def strided(x):
+    even, odd = (jax.lax.slice(x, (0, i), x.shape, (1, 2)) for i in (0, 1))
+    return jnp.concatenate([even, odd], 1)
+
+
 OPAQUE = {
     "sort": lambda x: jnp.sort(x, -1),
     "fft": lambda x: jnp.fft.fft(x).real,
     "pure_callback": callback,
     "random_bits": lambda x: x + jax.random.normal(jax.random.key(0), x.shape),
-    "slice": lambda x: jnp.concatenate([x[:, ::2], x[:, 1::2]], 1),
+    "slice": strided,
     "cumsum": lambda x: jnp.cumsum(x, 1),
     "reduce_max": lambda x: x - x.max(1, keepdims=True),
     "gather": lambda x: x[:, jnp.array([1, 0, 3, 2, 5, 4, 7, 6])],

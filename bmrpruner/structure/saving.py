@@ -1,0 +1,180 @@
+"""Compacted models in files: parameters with the kept indices, and the function by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from bmrpruner._tree import Key, PyTree, is_array, join, keyed_leaves
+from bmrpruner.structure.compact import Compacted
+from bmrpruner.structure.ir import leaf_arrays, with_arrays
+from bmrpruner.structure.states import Kept
+
+
+class Saved(NamedTuple):
+    """What a file of a compacted model holds.
+
+    Attributes:
+      params: The parameters as nested dicts, by the parts of their names.
+      kept: For each leaf, the indices of each axis that were kept.
+
+    Example:
+      >>> Saved({'w': np.ones(2)}, {('w',): (np.array([0, 3]),)}).kept['w',]
+      (array([0, 3]),)
+    """
+
+    params: PyTree
+    kept: Kept
+
+
+def save_compacted(path: Path | str, small: Compacted, force: bool = False) -> None:
+    """Write the parameters and kept indices of a compacted model: the whole file, or nothing.
+
+    The file is one that `bmrpruner.files` reads; the indices are in its `info`. For an orbax
+    checkpoint, hand orbax the tree `{'params': small.params, 'kept': small.kept_tree()}`.
+
+    Args:
+      path: The name; `.npz` or `.safetensors` says how.
+      small: The compacted model.
+      force: Replace an existing file.
+
+    Raises:
+      FileExistsError: If the file exists, unless `force`.
+      ValueError: If the suffix is another.
+
+    Example:
+      >>> import tempfile
+      >>> import jax.numpy as jnp
+      >>> from bmrpruner import compact
+      >>> params = {'w1': jnp.array([[1., 0.]]), 'w2': jnp.ones((2, 1))}
+      >>> small = compact(lambda p, x: jnp.sin(x @ p['w1']) @ p['w2'], params, jnp.ones((5, 1)))
+      >>> path = Path(tempfile.mkdtemp(), 'small.npz')
+      >>> save_compacted(path, small)
+      >>> load_compacted(path).kept['w1',]
+      (array([0]), array([0]))
+    """
+    from bmrpruner import files  # it imports posteriors, which may import this package
+
+    indices = {join(key): [own.tolist() for own in axes] for key, axes in small.kept.items()}
+    names = {join(key): list(key) for key in small.kept}
+    arrays = zip(small.kept, leaf_arrays(small.params), strict=True)
+    tensors = {join(key): np.asarray(x) for key, x in arrays}
+    checkpoint = files.Checkpoint(tensors, info={"kept": indices, "keys": names})
+    files.save(path, checkpoint, force)
+
+
+def load_compacted(path: Path | str) -> Saved:
+    """Read what `save_compacted` wrote, or an orbax directory of the same.
+
+    Args:
+      path: A file, or a directory that orbax wrote.
+
+    Returns:
+      The parameters as nested dicts, and the kept indices.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ValueError: If it holds no compacted model.
+
+    Example:
+      >>> load_compacted('nowhere.npz')
+      Traceback (most recent call last):
+      FileNotFoundError: nowhere.npz: expected a .npz or .safetensors file or an orbax directory, \
+got none.
+    """
+    from bmrpruner import files
+
+    if Path(path).is_dir():
+        return _of_tensors(Path(path), files.read_tensors(path).arrays)
+    checkpoint = files.load(path)
+    if "kept" not in checkpoint.info:
+        raise ValueError(f"{path}: expected a compacted model, got a network without kept indices.")
+    keys = {name: tuple(key) for name, key in checkpoint.info["keys"].items()}
+    kept = {
+        keys[name]: tuple(np.array(own, np.int64) for own in axes)
+        for name, axes in checkpoint.info["kept"].items()
+    }
+    return Saved(checkpoint.params, kept)
+
+
+def _of_tensors(path: Path, arrays: dict[str, np.ndarray]) -> Saved:
+    params: dict[str, Any] = {}
+    axes: dict[Key, dict[int, np.ndarray]] = {}
+    for name, array in arrays.items():
+        head, *key = name.split("/")
+        if head == "params":
+            place = params
+            for part in key[:-1]:
+                place = place.setdefault(part, {})
+            place[key[-1]] = array
+        elif head == "kept":
+            axes.setdefault(tuple(key[:-1]), {})[int(key[-1])] = array
+    if not axes:
+        raise ValueError(f"{path}: expected a compacted model, got a tree without 'kept'.")
+    return Saved(params, {k: tuple(v[i] for i in sorted(v)) for k, v in axes.items()})
+
+
+def save_function(path: Path | str, small: Compacted, *args: Any, force: bool = False) -> None:
+    """Write the compacted function so that it runs without the model's code (`jax.export`).
+
+    Args:
+      path: The name; it ends in `.jaxexport`.
+      small: The compacted model.
+      *args: Its arguments, or `jax.ShapeDtypeStruct`s: the shapes that the file will take. Only
+        pytrees of dicts, lists, tuples and arrays.
+      force: Replace an existing file.
+
+    Raises:
+      FileExistsError: If the file exists, unless `force`.
+      ValueError: If the suffix is another.
+      ImportError: If flatbuffers is not installed, which `jax.export` writes with.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bmrpruner import compact
+      >>> params = {'w1': jnp.array([[1., 0.]]), 'w2': jnp.ones((2, 1))}
+      >>> small = compact(lambda p, x: jnp.sin(x @ p['w1']) @ p['w2'], params, jnp.ones((5, 1)))
+      >>> save_function('small.npz', small, jnp.ones((5, 1)))
+      Traceback (most recent call last):
+      ValueError: small.npz: expected a name that ends in .jaxexport, got '.npz'.
+    """
+    from bmrpruner import files
+
+    path = Path(path)
+    if path.suffix != ".jaxexport":
+        raise ValueError(f"{path}: expected a name that ends in .jaxexport, got {path.suffix!r}.")
+    names = [join(key) for key, leaf in keyed_leaves(small.params) if is_array(leaf)]
+    arrays = leaf_arrays(small.params)
+
+    def run(params: dict[str, Any], *args: Any) -> Any:
+        return small.fn(with_arrays(small.params, [params[name] for name in names]), *args)
+
+    exported = jax.export.export(jax.jit(run))(dict(zip(names, arrays, strict=True)), *args)
+    with files.atomic_write(path, force) as temporary:
+        temporary.write_bytes(exported.serialize())
+
+
+def load_function(path: Path | str) -> Callable[..., Any]:
+    """Read a function that `save_function` wrote.
+
+    Args:
+      path: The file.
+
+    Returns:
+      A function of the parameters, a flat dict of arrays by their names (`'dense/kernel'`), and
+      the arguments.
+
+    Raises:
+      FileNotFoundError: If there is no such file.
+      ImportError: If flatbuffers is not installed.
+
+    Example:
+      >>> load_function('nowhere.jaxexport')
+      Traceback (most recent call last):
+      FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.jaxexport'
+    """
+    return jax.export.deserialize(bytearray(Path(path).read_bytes())).call

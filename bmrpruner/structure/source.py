@@ -1,0 +1,167 @@
+"""What of a function and its parameters goes, and the plans for running what is left."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import jax
+import numpy as np
+
+from bmrpruner._tree import PyTree, is_array, is_none, join
+from bmrpruner.structure import corrections, ghosts, sums
+from bmrpruner.structure.cutting import cut
+from bmrpruner.structure.decisions import Decisions
+from bmrpruner.structure.ir import Op, Program, leaf_arrays, walk_all, with_arrays
+from bmrpruner.structure.model import know, see
+from bmrpruner.structure.origins import Origins
+from bmrpruner.structure.removal import Removal
+from bmrpruner.structure.rules import Plan
+
+
+class Source:
+    """A function with parameters, and the parts of the parameters that go."""
+
+    def __init__(self, fn: Any, params: PyTree, args: tuple[Any, ...], masked: bool) -> None:
+        self.fn, self.params = fn, params
+        self.arg_tree: Any = jax.tree.structure(args, is_leaf=is_none)
+        self.static = static_leaves(args)
+        self.arrays = leaf_arrays(params)
+        self.program, self.decisions = see(fn, params, args)
+        facts, unrolled = know(self.program, self.arrays)
+        self.removal = self._remove(self.program, self.decisions, facts, self._candidates())
+        self.taken = self.removal.taken
+        if masked:
+            self._check_emptied()
+        self.keys = [key for key, _ in self.program.params]
+        self.kept = self._kept(self.decisions, self.program, self.taken)
+        self.folded, self.shifts = self._fold(facts)
+        self.plan = self._plan(self.program, self.decisions, self.removal, facts, unrolled)
+
+    def _candidates(self) -> np.ndarray:
+        """The decisions that have a part of a parameter and are not frozen."""
+        flags = np.zeros(len(self.decisions.reasons) + 1, bool)
+        for _, var in self.program.params:
+            for i in range(len(var.shape)):
+                flags[self.decisions.of(var, i)] = True
+        flags = flags[:-1] & np.array([r is None for r in self.decisions.reasons], bool)
+        if not flags.any() and self.program.params:
+            names = sorted({r for r in self.decisions.reasons if r})
+            raise ValueError(
+                "fn: expected an axis of a parameter that is not frozen, got only axes that are: "
+                + ", ".join(names)
+            )
+        return flags
+
+    @staticmethod
+    def _remove(program: Program, decisions: Decisions, facts: Any, start: np.ndarray) -> Removal:
+        removal = Removal(program, decisions, facts, start.copy())
+        removal.settle()
+        return removal
+
+    def _check_emptied(self) -> None:
+        for key, var in self.program.params:
+            for i in range(len(var.shape)):
+                if self.decisions.axes.axis(var, i) in self.removal.emptied:
+                    raise ValueError(
+                        f"masks: expected at least one unit left on axis {i} of {join(key)!r}, "
+                        f"got none of {var.shape[i]}."
+                    )
+
+    @staticmethod
+    def _kept(decisions: Decisions, program: Program, taken: np.ndarray) -> list[Any]:
+        return [
+            tuple(np.flatnonzero(~decisions.gone(var, i, taken)) for i in range(len(var.shape)))
+            for _, var in program.params
+        ]
+
+    def _fold(self, facts: Any) -> tuple[dict[int, Any], dict[int, Any]]:
+        """Which offsets move into biases, by the sum's number, and the biases' shifts."""
+        origins = Origins(self.program)
+        found = corrections.offsets(
+            self.program, facts, self.decisions, self.taken, self.removal.ghosts
+        )
+        folded: dict[int, Any] = {}
+        shifts: dict[int, Any] = {}
+        for number, op in enumerate(_sums(self.program)):
+            if op in found and (own := corrections.fold(op, found[op], origins)):
+                folded[number] = found[op]
+                shifts.setdefault(own[0].leaf, []).extend(own)
+        return folded, shifts
+
+    def _plan(
+        self, program: Program, decisions: Decisions, removal: Removal, facts: Any, unrolled: Any
+    ) -> Plan:
+        taken = removal.taken
+        found = corrections.offsets(program, facts, decisions, taken, removal.ghosts)
+        offsets = {}
+        for number, op in enumerate(_sums(program)):
+            rest = corrections.rest(found.get(op), self.folded.get(number))
+            if rest is not None:
+                offsets[op] = corrections.cut(rest, op, decisions, taken)
+        haunted = {
+            op: ghosts.ghost(op, axis, facts, removal.made, decisions, taken)
+            for op, axis in removal.ghosts.items()
+            if decisions.gone(op.inputs[0], axis, taken).any()
+        }
+        plan = Plan(decisions, taken, offsets, haunted, unrolled, {})
+        consts = {
+            v: cut(x, tuple(plan.kept(v, i) for i in range(len(v.shape))))
+            for v, x in program.consts
+        }
+        return plan._replace(consts=consts)
+
+    def replan(self, dtypes: list[Any], args: tuple[Any, ...]) -> tuple[Program, Plan]:
+        """The plan for arguments of other shapes: the same parameters go, or it is an error."""
+        shapes = [
+            jax.ShapeDtypeStruct(x.shape, d) for x, d in zip(self.arrays, dtypes, strict=True)
+        ]
+        program, decisions = see(self.fn, with_arrays(self.params, shapes), args)
+        facts, unrolled = know(program, self.arrays)
+        start = self._same_parts(program, decisions)
+        removal = self._remove(program, decisions, facts, start)
+        kept = self._kept(decisions, program, removal.taken)
+        same = all(
+            np.array_equal(a, b)
+            for mine, own in zip(kept, self.kept, strict=True)
+            for a, b in zip(mine, own, strict=True)
+        )
+        if self.folded and len(_sums(program)) != len(_sums(self.program)):
+            raise ValueError(
+                "args: expected shapes for which the function sums as often as for those it was "
+                "compacted with; compact the function with these arguments."
+            )
+        if not same:
+            raise ValueError(
+                "args: expected shapes for which the same units can go, got shapes that need more; "
+                "compact the function with these arguments."
+            )
+        return program, self._plan(program, decisions, removal, facts, unrolled)
+
+    def _same_parts(self, program: Program, decisions: Decisions) -> np.ndarray:
+        """The decisions of which every part of a parameter has gone."""
+        owned = np.zeros(len(decisions.reasons) + 1, bool)
+        needed = owned.copy()
+        for (_, var), kept in zip(program.params, self.kept, strict=True):
+            for i, own in enumerate(kept):
+                causes = decisions.of(var, i)
+                owned[causes] = True
+                needed[causes[own]] = True
+        frozen = np.array([r is not None for r in decisions.reasons], bool)
+        return owned[:-1] & ~needed[:-1] & ~frozen
+
+
+def _sums(program: Program) -> list[Op]:
+    """The operations that sum, in order: other shapes may add slices, but no sums."""
+    return [op for op in walk_all(program.block.ops) if op.name in sums.KINDS]
+
+
+def signature(dtypes: list[Any], inputs: list[Any]) -> Hashable:
+    """What a plan is made for: the parameters' dtypes, the arguments' shapes and dtypes."""
+    return tuple(map(str, dtypes)), tuple((tuple(x.shape), str(x.dtype)) for x in inputs)
+
+
+def static_leaves(args: Any) -> Hashable:
+    """The leaves of the arguments that are no arrays."""
+    leaves = [x for x in jax.tree.leaves(args, is_leaf=is_none) if not is_array(x)]
+    return tuple(x if isinstance(x, Hashable) else id(x) for x in leaves)
