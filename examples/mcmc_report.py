@@ -24,6 +24,8 @@ CAUTION = (
     "beyond by what sampling again says."
 )
 
+CONVERGED = 1.05  # the largest R-hat of predictions of chains that agree
+
 
 def report(out: Path, problem: Problem, found: Results) -> None:
     """Print the tables of the last data set; save its figures, and the numbers of all so far."""
@@ -33,6 +35,12 @@ def report(out: Path, problem: Problem, found: Results) -> None:
     for table in (sampler_table(name, found[name]), pruning_table(name, found[name])):
         console.print(table)
     console.print(CAUTION)
+    for seed in found[name]:
+        lowest = seed["samplers"][seed["best"]]["max_rhat"]
+        if lowest >= CONVERGED:
+            console.print(
+                f"Seed {seed['seed']} has NOT converged: the best sampler's R-hat is {lowest:.2f}."
+            )
     with files.atomic_write(out / f"{name}.txt", force=True) as path:
         path.write_text(console.export_text())
     numbers = {
