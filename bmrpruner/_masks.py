@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner._sharding import gathered, sharded_like
-from bmrpruner._tree import PyTree, is_array, is_numeric, map_leaves
+from bmrpruner._tree import PyTree, is_array, is_numeric, join, keyed_leaves, map_leaves
 
 MASK_DTYPE = "uint8"
 """The dtype of every mask."""
@@ -61,6 +61,33 @@ def checked_plain(field: str, mask: Any, like: Any, owner: str) -> Any:
             f"got {mask.dtype} of shape {mask.shape}."
         )
     return as_plain(mask, like)
+
+
+def masks_by_leaf(params: PyTree, masks: PyTree) -> list[Any]:
+    """The given mask of every leaf of the parameters, checked and plain; None where it has none.
+
+    Masks belong to the leaves of their key paths, so that a dict may hold those of Flax Variables.
+    None in place of the tree has no mask for any leaf. The list has the order of the leaves of
+    `params`, None among them counted.
+
+    Raises:
+      ValueError: If the masks are for other leaves, or for leaves of other shapes.
+      TypeError: If a mask is no array, or is for a leaf that is none.
+    """
+    leaves = keyed_leaves(params)
+    if masks is None:
+        return [None] * len(leaves)
+    found = dict(keyed_leaves(masks))
+    if found.keys() != {key for key, _ in leaves}:
+        alone = join(min(found.keys() ^ {key for key, _ in leaves})) or "(root)"
+        raise ValueError(
+            "masks: expected a mask or None for each leaf of params and no other, got "
+            f"{alone!r} in one of them only."
+        )
+    return [
+        checked_plain(f"masks, {join(key) or '(root)'}", found[key], leaf, "params")
+        for key, leaf in leaves
+    ]
 
 
 def pack_tree(masks: PyTree) -> PyTree:

@@ -7,11 +7,13 @@ from bmrpruner.algorithms.bmr_pruners import (
     BMRPruning,
     GlobalBMRPruning,
     GlobalSNRPruning,
+    GlobalUncertaintyMagnitudePruning,
     PosteriorPruning,
     PosteriorVariancePruning,
     SNRPruning,
     UncertaintyMagnitudePruning,
 )
+from bmrpruner.algorithms.fixed_masks import FixedMasks
 from bmrpruner.algorithms.global_pruners import (
     GlobalMagnitudePruning,
     GlobalPruningMixin,
@@ -25,6 +27,7 @@ from bmrpruner.algorithms.one_shot import (
     WandaPruning,
 )
 from bmrpruner.algorithms.pruners import (
+    GlobalRandomPruning,
     MagnitudePruning,
     RandomPruning,
     SaliencyPruning,
@@ -57,12 +60,15 @@ __all__ = [
     "AdaptiveState",
     "BMRPruning",
     "BayesianGlobalPruning",
+    "FixedMasks",
     "GlobalBMRPruning",
     "GlobalMagnitudePruning",
     "GlobalOBSPruning",
     "GlobalPruningMixin",
+    "GlobalRandomPruning",
     "GlobalSNRPruning",
     "GlobalSaliencyPruning",
+    "GlobalUncertaintyMagnitudePruning",
     "IterativeNMPruning",
     "LayerwisePruning",
     "MagnitudePruning",

@@ -243,6 +243,21 @@ class GlobalBMRPruning(BMRPruning):
     fixed_scope: ClassVar[str | None] = "global"
 
 
+@register_algorithm("global_uncertainty_magnitude")
+@dataclasses.dataclass(eq=False)
+class GlobalUncertaintyMagnitudePruning(UncertaintyMagnitudePruning):
+    """`UncertaintyMagnitudePruning(scope='global')`.
+
+    Example:
+      >>> posterior = DiagonalGaussian([jnp.array([[0.2, 0.1]])], [jnp.array([[100., 1.]])])
+      >>> pruner = GlobalUncertaintyMagnitudePruning(sparsity=0.5)
+      >>> pruner.instant_sparsify(posterior.mean, posterior=posterior)[1][0].tolist()
+      [[0, 1]]
+    """
+
+    fixed_scope: ClassVar[str | None] = "global"
+
+
 def _sink_pruned(score: Any, mean: Any, precision: Any) -> Any:
     """The scores, -inf where the posterior says that a weight is gone."""
     if score is None:

@@ -145,3 +145,20 @@ class RandomPruning(BaseUpdater):
     def _unit_scores(self, scores: PyTree, add_up: Callable[[PyTree], jax.Array]) -> jax.Array:
         """Noise of the same distribution for all units."""
         return random_unit_scores(scores, add_up)
+
+
+@register_algorithm("global_random")
+@dataclasses.dataclass(eq=False)
+class GlobalRandomPruning(RandomPruning):
+    """`RandomPruning(scope='global')`: the noise of all leaves is ranked as it is.
+
+    Every weight has the same chance to stay, so that a leaf keeps its share of them on average.
+
+    Example:
+      >>> params = {'a': jnp.ones((2, 4)), 'b': jnp.ones((2, 4))}
+      >>> masks = GlobalRandomPruning(sparsity=0.75, rng_seed=1).instant_sparsify(params)[1]
+      >>> int(masks['a'].sum() + masks['b'].sum())
+      4
+    """
+
+    fixed_scope: ClassVar[str | None] = "global"

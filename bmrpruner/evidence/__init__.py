@@ -3,6 +3,7 @@
 from bmrpruner.evidence.correlated import Elimination, condition, delta_f_set, eliminate
 from bmrpruner.evidence.diagonal import delta_f, delta_f_spike, kl_divergence, reduced_posterior
 from bmrpruner.evidence.groups import group_delta_f
+from bmrpruner.evidence.joint import joint_delta_f
 
 __all__ = [
     "Elimination",
@@ -12,6 +13,7 @@ __all__ = [
     "delta_f_spike",
     "eliminate",
     "group_delta_f",
+    "joint_delta_f",
     "kl_divergence",
     "reduced_posterior",
 ]

@@ -1,5 +1,6 @@
 """Posteriors over weights, and the ways to get one."""
 
+from bmrpruner.posteriors.align import align_units
 from bmrpruner.posteriors.calibration import from_calibration
 from bmrpruner.posteriors.diagonal_gaussian import DiagonalGaussian
 from bmrpruner.posteriors.layerwise_gaussian import LayerwiseGaussian, LinearLayer
@@ -13,6 +14,7 @@ __all__ = [
     "LayerwiseGaussian",
     "LinearLayer",
     "SampledPosterior",
+    "align_units",
     "from_calibration",
     "from_mean_field",
     "from_opt_state",

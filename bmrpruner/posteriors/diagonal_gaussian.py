@@ -11,15 +11,15 @@ import jax.numpy as jnp
 
 from bmrpruner import evidence
 from bmrpruner._checks import check_positive
-from bmrpruner._masks import checked_plain
-from bmrpruner._tree import PyTree, align, is_array
-from bmrpruner.posteriors._leaves import (
+from bmrpruner._leaves import (
     broadcast_prior,
     check_like,
     check_prior,
     flatten,
     widen,
 )
+from bmrpruner._masks import checked_plain
+from bmrpruner._tree import PyTree, align, is_array
 
 
 class _Weights(NamedTuple):

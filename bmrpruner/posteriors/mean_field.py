@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bmrpruner._leaves import check_like, flatten, is_concrete, widen
 from bmrpruner._tree import PyTree, align, is_array
-from bmrpruner.posteriors._leaves import check_like, flatten, is_concrete, widen
 from bmrpruner.posteriors.diagonal_gaussian import DiagonalGaussian
 
 

@@ -66,3 +66,24 @@ def check_prior(path: str, prior: Any, shape: tuple[int, ...]) -> None:
             f"prior_precision{path}: expected a shape that broadcasts to that of mean, {shape}, "
             f"got {jnp.shape(prior)}."
         )
+
+
+def check_draws(paths: list[str], leaves: list[Any]) -> None:
+    """Raise unless the leaves, at these paths, are draws [chain, draw, *shape] alike in number."""
+    first = None
+    for path, leaf in zip(paths, leaves, strict=True):
+        if not is_array(leaf):
+            continue
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise TypeError(f"draws{path}: expected a floating array, got {leaf.dtype}.")
+        if leaf.ndim < 2 or leaf.shape[0] * leaf.shape[1] < 2:
+            raise ValueError(
+                f"draws{path}: expected [chain, draw, *shape] with at least two draws, "
+                f"got the shape {leaf.shape}."
+            )
+        first = first or leaf.shape[:2]
+        if leaf.shape[:2] != first:
+            raise ValueError(
+                f"draws{path}: expected {first[0]} chains of {first[1]} draws as in the first "
+                f"leaf, got {leaf.shape[:2]}."
+            )
