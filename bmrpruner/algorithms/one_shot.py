@@ -145,7 +145,7 @@ class LayerwisePruning(BaseUpdater):
         """Name the leaves that would be pruned, had they been seen in a linear layer."""
         wanted = self.get_target_sparsities(params)
         if self.scope == "global":
-            wanted = ranked_leaves(params, self.filter_fn, self.custom_sparsity_map)
+            wanted = ranked_leaves(self, params)
         keys = [key for key, _ in keyed_leaves(params)]
         trees = (jax.tree.leaves(tree, is_leaf=is_none) for tree in (wanted, scores))
         left = [

@@ -4,6 +4,7 @@ from bmrpruner.evidence.correlated import Elimination, condition, delta_f_set, e
 from bmrpruner.evidence.diagonal import delta_f, delta_f_spike, kl_divergence, reduced_posterior
 from bmrpruner.evidence.groups import group_delta_f
 from bmrpruner.evidence.joint import joint_delta_f
+from bmrpruner.evidence.temperature import temperature_of_signals
 
 __all__ = [
     "Elimination",
@@ -16,4 +17,5 @@ __all__ = [
     "joint_delta_f",
     "kl_divergence",
     "reduced_posterior",
+    "temperature_of_signals",
 ]

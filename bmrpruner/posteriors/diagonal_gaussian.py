@@ -63,9 +63,6 @@ class DiagonalGaussian:
       {'kernel': Array([0.2, 0.2], dtype=float32), 'steps': None}
       >>> [round(float(x), 2) for x in posterior.delta_f()['kernel']]
       [-48.39, 1.48]
-      >>> pruned = posterior.prune({'kernel': jnp.array([1, 0]), 'steps': None})
-      >>> pruned.sample(jax.random.key(0))['kernel'][1].item()
-      0.0
     """
 
     mean: PyTree
@@ -212,32 +209,15 @@ class DiagonalGaussian:
         return dataclasses.replace(self, precision=precision)
 
     def evidence_temperature(self) -> jax.Array:
-        """The temperature at which ΔF ranks weights well: a third of the mean of SNR², at most 1.
-
-        ΔF = ½ [ln(π/π₀) - SNR²] has two parts. SNR² = μ²π grows with the number of examples, the
-        Occam term ln π hardly does. Where most weights have no signal (SNR² far below 1), the Occam
-        term decides, and first prunes weights that are small but precise, on which a network
-        depends, before those that the data never touched. At this temperature both parts keep
-        their proportion, however cold the posterior is.
-
-        Returns:
-          A scalar in (0, 1], float32 or wider. The mean is over all weights that have a posterior
-          and are not pruned; 1 if there is none, or none with a mean other than 0.
+        """The temperature at which ΔF ranks these weights: `evidence.temperature_of_signals`.
 
         Example:
           >>> posterior = DiagonalGaussian(jnp.array([0.5, 0.0, 9.0]), jnp.array([3.0, 4.0, 0.0]))
           >>> posterior.evidence_temperature().item()  # SNR² is 0.75, 0, 0
           0.0833333358168602
         """
-        total, count = jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32)
-        for w in self._weights():
-            if w is not None:
-                kept = jnp.isfinite(w.precision)
-                squares = jnp.square(w.mean) * jnp.where(kept, w.precision, 0)
-                total += jnp.sum(jnp.where(kept, squares, 0))
-                count += jnp.sum(kept, dtype=jnp.float32)
-        mean = total / jnp.maximum(count, 1)
-        return jnp.where(mean > 0, jnp.minimum(mean / 3, 1), 1)
+        weights = [w for w in self._weights() if w is not None]
+        return evidence.temperature_of_signals([w[:2] for w in weights])
 
     def log_prob(self, params: PyTree) -> jax.Array:
         """Log density of `params`, summed over all weights that have a posterior.
