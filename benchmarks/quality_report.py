@@ -22,7 +22,8 @@ Row = dict[str, Any]
 MODES = {"one-shot": "pruned after training", "gradual": "pruned during training"}
 OPTIMIZERS = {
     "adamw": "AdamW",
-    "adamw_tuned": "AdamW, tuned",
+    "adamw_decay": "AdamW, weight decay 0.3",
+    "adamw_smooth": "AdamW, smoothed labels",
     "ivon_1n": "IVON, N",
     "ivon_3n": "IVON, 3N",
     "ivon_10n": "IVON, 10N",

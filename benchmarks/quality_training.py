@@ -16,15 +16,16 @@ from bmrpruner.study.idx import Dataset
 
 # Effective sample size by optimizer, in training examples; AdamW has none.
 ESS = {"ivon_1n": 1.0, "ivon_3n": 3.0, "ivon_10n": 10.0}
-SMOOTHING = 0.1  # of the labels, for 'adamw_tuned'
-DECAY = 0.1  # its weight decay
+# Weight decay and label smoothing by optimizer: Optax's default, and the best NLL and the best
+# accuracy of decays of 1e-4 to 1 and smoothings of 0 to 0.1 on held-out training images.
+ADAMW = {"adamw": (1e-4, 0.0), "adamw_decay": (0.3, 0.0), "adamw_smooth": (1e-4, 0.05)}
 
 
 class Training(NamedTuple):
     """One training run: a file."""
 
     network: str
-    optimizer: str  # 'adamw', 'adamw_tuned', or one of ESS
+    optimizer: str  # one of ADAMW or ESS
     algorithm: str  # 'no_prune', pruned afterwards; else pruned during training
     sparsity: float | None  # None where the evidence decides
     seed: int
@@ -48,7 +49,7 @@ def make_optimizer(training: Training, examples: int, epochs: int) -> Any:
         rate = optax.cosine_decay_schedule(0.3, steps)
         inner = bmrpruner.ivon(rate, ess, b2=1 - 6 / steps, weight_decay=prior)
     else:
-        decay = DECAY if training.optimizer == "adamw_tuned" else 1e-4
+        decay, _ = ADAMW[training.optimizer]
         inner = optax.adamw(optax.cosine_decay_schedule(1e-3, steps), weight_decay=decay)
     pruner = make_pruner(training.algorithm, training.sparsity, steps)
     return pruner.wrap_optax(inner, mask_updates=True)
@@ -123,9 +124,8 @@ def train_epoch(
 
     def loss_fn(params: Any, rows: jax.Array, key: Any = None) -> jax.Array:
         logits = apply(params, images[rows])
-        targets = jax.nn.one_hot(labels[rows], 10)
-        if optimizer == "adamw_tuned":
-            targets = optax.smooth_labels(targets, SMOOTHING)
+        _, smoothing = ADAMW.get(optimizer, (0.0, 0.0))
+        targets = optax.smooth_labels(jax.nn.one_hot(labels[rows], 10), smoothing)
         return optax.softmax_cross_entropy(logits, targets).mean()
 
     def step(carry: Any, batch: Any) -> Any:

@@ -63,6 +63,7 @@ class Plan(NamedTuple):
     examples: int
     batch_size: int
     epochs: int
+    coldness: float  # of IVON's posterior: how often each example counts
 
     @property
     def steps(self) -> int:
@@ -140,7 +141,7 @@ def make_optimizer(job: Job, plan: Plan) -> optax.GradientTransformation:
     if job.optimizer == "IVON":
         inner = bmrpruner.ivon(
             optax.cosine_decay_schedule(0.3, plan.steps),
-            ess=10 * plan.examples,  # a cold posterior: see docs/temperature.md
+            ess=plan.coldness * plan.examples,  # see docs/temperature.md
             b2=1 - 6 / plan.steps,  # the Hessian is an average over the last sixth of training
         )
     else:
@@ -269,8 +270,8 @@ def make_plan(settings: Settings, data: Dataset) -> Plan:
     """LeCun's 784-300-100-10 for IDX files, and something smaller for the digits."""
     examples, pixels = data.train_images.shape
     if settings.data is None:
-        return Plan((pixels, 128, 64, 10), examples, 64, settings.epochs or 160)
-    return Plan((pixels, 300, 100, 10), examples, 100, settings.epochs or 20)
+        return Plan((pixels, 128, 64, 10), examples, 64, settings.epochs or 160, coldness=20)
+    return Plan((pixels, 300, 100, 10), examples, 100, settings.epochs or 20, coldness=10)
 
 
 def checked(settings: Settings) -> Settings:
