@@ -44,6 +44,9 @@ def ivon(
     Without that bound the first step of a convolutional network at a rate of 0.3 can be so long
     that its units die.
 
+    Should a run become NaN or infinite all the same, `optax.apply_if_finite` around it skips such
+    steps, which then leave no trace, and counts them.
+
     Args:
       learning_rate: Step size α, a number or a schedule. With `rescale_lr` 0.3 is a start.
       ess: Effective sample size: the number of training examples, for a loss that is averaged over
@@ -71,6 +74,7 @@ def ivon(
       TypeError: From `init`, if no leaf is an array, or one is complex.
 
     Example:
+      >>> import jax
       >>> from bmrpruner.optimizers import noisy_value_and_grad
       >>> loss_fn = lambda params, x, key: jnp.mean((params['w'] * x - 1.0) ** 2)
       >>> tx = ivon(learning_rate=0.1, ess=100)
@@ -80,6 +84,13 @@ def ivon(
       >>> value, grads, state = noisy_value_and_grad(loss_fn, state, params, key, x)
       >>> updates, state = tx.update(grads, state, params)
       >>> params = optax.apply_updates(params, updates)
+
+      Steps that are not finite are skipped, up to ten in a row, and counted:
+
+      >>> tx = optax.apply_if_finite(tx, max_consecutive_errors=10)
+      >>> _, state = tx.update({'w': jnp.full(3, jnp.nan)}, tx.init(params), params)
+      >>> int(state.total_notfinite)
+      1
 
     References:
       Shen et al. 2024, Variational learning is effective for large deep networks,
