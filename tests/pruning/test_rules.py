@@ -183,7 +183,7 @@ def test_chains_that_disagree_are_told():
     apart = mixed + 10 * np.arange(4, dtype=np.float32)[:, None, None]
     found = study.inspect_checkpoint(files.Checkpoint({"a/draws": mixed, "b/draws": apart}))
     assert found["rhat"]["a"] < 1.1
-    assert found["rhat"]["b"] > 5
+    assert found["rhat"]["b"] > 2  # by ranks it cannot get much above 3
 
 
 def test_half_precision_is_pruned_too(tmp_path):
