@@ -31,7 +31,7 @@ from quality_training import ADAMW, ESS, Training, make_optimizer, make_pruner, 
 import bmrpruner
 from bmrpruner import metrics
 from bmrpruner.files.atomic import atomic_write
-from bmrpruner.study.idx import Dataset, read_dataset
+from bmrpruner.study.idx import Dataset, read_dataset, standardise
 
 DENSE = (*ADAMW, *ESS)
 ONE_SHOT = {True: ("global_magnitude", "global_snr", "global_bmr"), False: ("global_magnitude",)}
@@ -70,6 +70,8 @@ class Settings:
     """Draws from the posterior to average predictions over."""
     validation: int = 0
     """Evaluate on so many of the training images, held out, in place of the test set."""
+    standardise: bool = False
+    """Give the pixels mean 0 and variance 1, so that the background is not zero."""
     report: bool = False
     """Train nothing: table and pictures of what is there."""
 
@@ -90,6 +92,7 @@ def main(settings: Settings) -> None:
     runs.mkdir(parents=True, exist_ok=True)
     todo = [] if settings.report else [t for t in trainings(settings) if missing(runs, t, settings)]
     data = held_out(read_dataset(settings.data, classes=10), settings.validation)
+    data = standardise(data) if settings.standardise else data
     size = len(data.train_images), settings.epochs
     with rich.progress.Progress(transient=True) as progress:
         overall = progress.add_task("Training runs", total=len(todo))
@@ -132,6 +135,7 @@ def fingerprint(settings: Settings) -> dict[str, Any]:
         "epochs": settings.epochs,
         "samples": settings.samples,
         "validation": settings.validation,
+        "standardise": settings.standardise,
     }
 
 

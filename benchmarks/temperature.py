@@ -119,7 +119,8 @@ def mean_field(settings: Settings, data: Dataset) -> Trained:
 def make_table(trained: Trained, data: Dataset, sparsities: tuple[float, ...]) -> Any:
     """Accuracy on the held-out images, a line for each score."""
     chosen = float(trained.posterior.evidence_temperature())
-    table = rich.table.Table("accuracy, %", *(f"{s:.0%} pruned" for s in sparsities))
+    name_column = rich.table.Column("accuracy, %", no_wrap=True)
+    table = rich.table.Table(name_column, *(f"{s:.0%} pruned" for s in sparsities))
     table.title = f"{trained.name}: {100 * accuracy(trained.params, data):.2f} dense"
     scores = [("magnitude", "global_magnitude", {}), ("SNR", "global_snr", {})]
     scores += [(f"BMR, T = {t:g}", "global_bmr", {"temperature": t}) for t in TEMPERATURES]
