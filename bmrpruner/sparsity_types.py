@@ -98,9 +98,9 @@ class Group:
       groups: `structure.Group`s, as `dependency_groups` finds them. Leave one out to keep it whole.
       cost: What `sparsity` is a share of. `'units'` counts the units, rounded to the nearest.
         `'parameters'` counts the numbers in all leaves that have scores, and a mapping from key
-        paths gives the cost of one entry of each leaf, such as its FLOPs: as few units go as leave
-        at most 1 - sparsity of the whole cost. A weight that units of two groups own is counted
-        once.
+        paths gives the cost of one entry of each leaf, such as the FLOPs that
+        `structure.entry_flops` counts: as few units go as leave at most 1 - sparsity of the whole
+        cost. A weight that units of two groups own is counted once.
 
     Raises:
       TypeError: If `groups` or `cost` is of another type.

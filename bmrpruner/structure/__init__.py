@@ -1,6 +1,7 @@
 """Structure: which units of a model belong together, and smaller models, by tracing functions."""
 
 from bmrpruner.structure.compact import Compacted, compact
+from bmrpruner.structure.flops import entry_flops
 from bmrpruner.structure.groups import Group, dependency_groups
 from bmrpruner.structure.layers import Layer, LinearLayers, linear_layers
 from bmrpruner.structure.report import GroupReport, Report
@@ -22,6 +23,7 @@ __all__ = [
     "Saved",
     "compact",
     "dependency_groups",
+    "entry_flops",
     "linear_layers",
     "load_compacted",
     "load_function",
