@@ -7,6 +7,7 @@ from bmrpruner.structure.layers import Layer, LinearLayers, linear_layers
 from bmrpruner.structure.report import GroupReport, Report
 from bmrpruner.structure.saving import (
     Saved,
+    kept_info,
     load_compacted,
     load_function,
     save_compacted,
@@ -24,6 +25,7 @@ __all__ = [
     "compact",
     "dependency_groups",
     "entry_flops",
+    "kept_info",
     "linear_layers",
     "load_compacted",
     "load_function",
