@@ -35,8 +35,11 @@ class Training(NamedTuple):
         return "-".join(str(part) for part in self) + ".json"
 
 
-def make_optimizer(training: Training, examples: int, epochs: int) -> Any:
-    """AdamW, or IVON by its recipe, wrapped by the pruner, which keeps pruned weights at zero."""
+def make_optimizer(training: Training, examples: int, epochs: int, **options: Any) -> Any:
+    """AdamW, or IVON by its recipe, wrapped by the pruner, which keeps pruned weights at zero.
+
+    Other options are the pruner's own.
+    """
     steps = count_steps(examples, epochs)
     if training.optimizer in ESS:
         ess = ESS[training.optimizer] * examples
@@ -50,7 +53,7 @@ def make_optimizer(training: Training, examples: int, epochs: int) -> Any:
     else:
         decay = DECAY if training.optimizer == "adamw_tuned" else 1e-4
         inner = optax.adamw(optax.cosine_decay_schedule(1e-3, steps), weight_decay=decay)
-    pruner = make_pruner(training.algorithm, training.sparsity, steps)
+    pruner = make_pruner(training.algorithm, training.sparsity, steps, **options)
     return pruner.wrap_optax(inner, mask_updates=True)
 
 
