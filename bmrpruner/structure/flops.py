@@ -17,13 +17,13 @@ Shape = Callable[[Atom], tuple[int, ...]]
 _ARGUMENT = -1  # what depends on an argument, in place of the number of a leaf
 
 
-def entry_flops(fn: Callable[..., Any], params: PyTree, *args: Any) -> dict[Key, float]:
+def entry_flops(fn: Callable[..., Any], params: PyTree, *args: Any) -> dict[Any, float]:
     """What one entry of each parameter costs: two FLOPs for each time that it is multiplied with.
 
     Handed to `sparsity_types.Group` as `cost`, it makes a sparsity a share of the FLOPs that
     `Report.flops` counts: those of dot_general and conv_general_dilated, loops by their lengths.
-    A product without a parameter, such as that of queries and keys, is put down to the leaf that
-    gets smaller most nearly as it does. What is added or scaled costs nothing.
+    A product without a parameter, such as that of queries and keys, gets smaller with some axes of
+    parameters, and its cost is that of one index of these. What is added or scaled costs nothing.
 
     Args:
       fn: Any function that JAX can trace, of the parameters and other arguments.
@@ -31,8 +31,8 @@ def entry_flops(fn: Callable[..., Any], params: PyTree, *args: Any) -> dict[Key,
       *args: Pytrees of arrays or of shapes; costs are those of one call with them.
 
     Returns:
-      The FLOPs of one entry by the key path of its leaf; times the leaves' sizes, they add up to
-      those of the call.
+      The FLOPs of one entry by the key path of its leaf, and of one index by a frozenset of axes,
+      pairs of a key path and a number; times sizes and lengths, they add up to those of the call.
 
     Raises:
       TypeError: If the function does not trace.
@@ -53,22 +53,19 @@ def entry_flops(fn: Callable[..., Any], params: PyTree, *args: Any) -> dict[Key,
     """
     program, decisions = see(fn, params, args)
     leaves = [var for _, var in program.params]
-    free = [_free([var], decisions) for var in leaves]
+    owned = _axes(program, decisions)
     sources = _sources(program)
-    totals = [0.0] * len(leaves)
+    found: dict[Any, float] = {key: 0.0 for key, _ in program.params}
     for op, times in counted(program.block.ops, _whole):
         own = [sources[v] for v in op.inputs if sources.get(v, _ARGUMENT) != _ARGUMENT]
         if own:
             leaf = max(own, key=lambda i: math.prod(leaves[i].shape))
-        elif leaves:
-            leaf = _most_alike(_free(op.inputs, decisions), free)
+            where: Any = program.params[leaf][0]
+            size = math.prod(leaves[leaf].shape)
         else:
-            continue
-        totals[leaf] += times * of_op(op, _whole)
-    return {
-        key: total / max(1, math.prod(var.shape))
-        for (key, var), total in zip(program.params, totals, strict=True)
-    }
+            where, size = _cover(_free(op.inputs, decisions), owned)
+        found[where] = found.get(where, 0.0) + times * of_op(op, _whole) / max(1, size)
+    return found
 
 
 def flops(program: Program, shape: Shape) -> int:
@@ -106,18 +103,44 @@ def _whole(atom: Atom) -> tuple[int, ...]:
     return atom.shape
 
 
+def _axes(program: Program, decisions: Decisions) -> list[tuple[Key, int, int, set[int]]]:
+    """The axes of parameters that can get smaller: key path, number, length, decisions."""
+    found = []
+    for key, var in program.params:
+        for i, length in enumerate(var.shape):
+            own = _decisions(var, i, decisions)
+            if own:
+                found.append((key, i, length, own))
+    return found
+
+
 def _free(atoms: Sequence[Atom], decisions: Decisions) -> set[int]:
     """The decisions that can make some variables smaller."""
-    found: set[int] = set()
-    for atom in atoms:
-        for i in range(len(atom.shape)):
-            found.update(decisions.of(atom, i).ravel().tolist())
+    axes = [(atom, i) for atom in atoms for i in range(len(atom.shape))]
+    return set().union(*(_decisions(atom, i, decisions) for atom, i in axes))
+
+
+def _decisions(atom: Atom, i: int, decisions: Decisions) -> set[int]:
+    found = set(decisions.of(atom, i).ravel().tolist())
     return {d for d in found if d >= 0 and decisions.reasons[d] is None}
 
 
-def _most_alike(own: set[int], leaves: list[set[int]]) -> int:
-    """The leaf with most of some decisions, and of these the one with fewest others."""
-    return min(range(len(leaves)), key=lambda i: (-len(own & leaves[i]), len(leaves[i] - own)))
+def _cover(
+    own: set[int], owned: list[tuple[Key, int, int, set[int]]]
+) -> tuple[frozenset[tuple[Key, int]], int]:
+    """Axes of parameters that some decisions make smaller, and no others; how long they are.
+
+    A decision that no such axis has is left out: what it makes smaller counts as whole.
+    """
+    found, size = [], 1
+    while own:
+        fitting = [axis for axis in owned if axis[3] <= own]
+        if not fitting:
+            break
+        key, i, length, part = max(fitting, key=lambda axis: len(axis[3]))
+        found.append((key, i))
+        own, size = own - part, size * length
+    return frozenset(found), size
 
 
 def _sources(program: Program) -> dict[Atom, int]:
