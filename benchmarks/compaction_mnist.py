@@ -4,8 +4,8 @@ python benchmarks/compaction_mnist.py --data mnist/ --out compaction/           
 python benchmarks/compaction_mnist.py --data mnist/ --out compaction/ --networks mlp --seeds 0
 python benchmarks/compaction_mnist.py --data mnist/ --out compaction/ --report   # the tables
 
-Networks are trained with IVON, under a prior that stays as it is while units go. Units are ranked by
-ΔF, SNR, magnitude, or at random, over the whole network, after training or during it;
+Networks are trained with IVON, under a prior that stays as it is while units go. Units are ranked
+by ΔF, SNR, magnitude, or at random, over the whole network, after training or during it;
 'adaptive_bmr' prunes where ΔF > 0. All are compacted; dense and small networks are timed in turns,
 in one run. Every training run leaves a file in `--out`; what is there is not run again.
 """
