@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +18,7 @@ from flax import linen as nn
 
 import bmrpruner
 from bmrpruner._tree import keyed_leaves
+from bmrpruner.study.shrinking import milliseconds
 
 
 class Case(NamedTuple):
@@ -101,17 +101,6 @@ def pruned(case: Case) -> Any:
                 index[axis] = np.unique(rows[dead])
                 arrays[key][tuple(index)] = 0
     return jax.tree.unflatten(jax.tree.structure(case.params), map(jnp.asarray, arrays.values()))
-
-
-def milliseconds(runs: list[Callable[[], Any]], repeats: int) -> list[float]:
-    """The median time of each function, called in turns."""
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in range(repeats + 3):
-        for run, own in zip(runs, times, strict=True):
-            start = time.perf_counter()
-            jax.block_until_ready(run())
-            own.append(1e3 * (time.perf_counter() - start))
-    return [float(np.median(own[3:])) for own in times]
 
 
 def row(case: Case, repeats: int) -> str:

@@ -90,7 +90,8 @@ def main(settings: Settings) -> None:
     """Run what is missing, then report."""
     runs = settings.out / "runs"
     runs.mkdir(parents=True, exist_ok=True)
-    todo = [] if settings.report else [t for t in trainings(settings) if missing(runs, t, settings)]
+    asked = [] if settings.report else list(trainings(settings))
+    todo = [t for t in asked if missing(runs / t.file, fingerprint(settings))]
     data = held_out(read_dataset(settings.data, classes=10), settings.validation)
     data = standardise(data) if settings.standardise else data
     size = len(data.train_images), settings.epochs
@@ -139,13 +140,12 @@ def fingerprint(settings: Settings) -> dict[str, Any]:
     }
 
 
-def missing(runs: Path, training: Training, settings: Settings) -> bool:
-    """Whether to run it. Raises where a run of other settings has its name."""
-    path = runs / training.file
+def missing(path: Path, settings: dict[str, Any]) -> bool:
+    """Whether to make the file of a run. Raises where one of other settings has its name."""
     if not path.exists():
         return True
     found = json.loads(path.read_text())["settings"]
-    if found != fingerprint(settings):
+    if found != settings:
         raise ValueError(f"{path} was made with {found}; choose another --out.")
     return False
 

@@ -36,13 +36,19 @@ class Training(NamedTuple):
         return "-".join(str(part) for part in self) + ".json"
 
 
-def make_optimizer(training: Training, examples: int, epochs: int) -> Any:
-    """AdamW, or IVON by its recipe, wrapped by the pruner, which keeps pruned weights at zero."""
+def make_optimizer(
+    training: Training, examples: int, epochs: int, widens: bool = True, **options: Any
+) -> Any:
+    """AdamW, or IVON by its recipe, wrapped by the pruner, which keeps pruned weights at zero.
+
+    `widens` says whether IVON's prior becomes wider while weights go; other options are the
+    pruner's own.
+    """
     steps = count_steps(examples, epochs)
     if training.optimizer in ESS:
         ess = ESS[training.optimizer] * examples
         prior = 60 / ess
-        if training.algorithm != "no_prune":
+        if widens and training.algorithm != "no_prune":
             # The prior that decides which weights go is too narrow for those that stay.
             fall = int(0.3 * steps)
             prior = optax.exponential_decay(prior, fall, 0.1, fall, end_value=0.1 * prior)
@@ -51,7 +57,7 @@ def make_optimizer(training: Training, examples: int, epochs: int) -> Any:
     else:
         decay, _ = ADAMW[training.optimizer]
         inner = optax.adamw(optax.cosine_decay_schedule(1e-3, steps), weight_decay=decay)
-    pruner = make_pruner(training.algorithm, training.sparsity, steps)
+    pruner = make_pruner(training.algorithm, training.sparsity, steps, **options)
     return pruner.wrap_optax(inner, mask_updates=True)
 
 

@@ -12,6 +12,8 @@ from bmrpruner._checks import did_you_mean
 from bmrpruner._tree import Key, PyTree, is_array, is_prunable, join, keyed_leaves
 
 COSTS = ("units", "parameters")
+Term = tuple[tuple[Key, int], ...]
+"""Axes of leaves, by key path and number: what stays is the product of their shares that stay."""
 
 
 def check_groups(groups: Sequence[Any]) -> None:
@@ -42,6 +44,7 @@ def check_cost(cost: Any) -> None:
         negative and one positive.
     """
     forms = "'units', 'parameters' or a mapping from key paths to the cost of one entry"
+    keys = "key paths, tuples of strings, or frozensets of pairs of a key path and an axis"
     if isinstance(cost, str):
         if cost not in COSTS:
             raise ValueError(f"cost: expected {forms} (its FLOPs), got {cost!r}.")
@@ -49,8 +52,8 @@ def check_cost(cost: Any) -> None:
     if not isinstance(cost, Mapping):
         raise TypeError(f"cost: expected {forms}, got {cost!r}.")
     for key, value in cost.items():
-        if not isinstance(key, tuple):
-            raise TypeError(f"cost: expected key paths, tuples of strings, got {key!r}.")
+        if not (_is_key(key) or (isinstance(key, frozenset) and all(map(_is_axis, key)))):
+            raise TypeError(f"cost: expected {keys}, got {key!r}.")
         if not (np.ndim(value) == 0 and np.isfinite(value) and value >= 0):
             raise ValueError(f"cost[{key!r}]: expected a finite number >= 0, got {value!r}.")
     if not any(cost.values()):
@@ -104,27 +107,51 @@ def check_owned(groups: Sequence[Any], cost: Any, params: PyTree) -> None:
     cost_shares("parameters" if cost == "units" else cost, params)
 
 
-def cost_shares(cost: Any, tree: PyTree) -> dict[Key, float]:
-    """The share of the whole cost that each leaf of a tree has.
+def cost_shares(cost: Any, tree: PyTree) -> dict[Term, float]:
+    """The shares of the whole cost, by the axes that they get smaller with.
 
     Args:
-      cost: `'parameters'`, or the cost of one entry of each leaf by key path.
+      cost: `'parameters'`, or the cost of one entry of each leaf by key path, or of one index of
+        some axes together.
       tree: Parameters or scores; leaves that are None cost nothing.
 
     Raises:
-      ValueError: If `cost` names a leaf that is not there.
+      ValueError: If `cost` names a leaf or an axis that is not there.
     """
     shapes = shapes_of(tree)
     if isinstance(cost, str):
         cost = dict.fromkeys(shapes, 1.0)
-    for key in cost.keys() - shapes.keys():
-        _shape("cost", key, shapes)
-    sizes = {key: math.prod(shapes[key] or ()) for key in cost if shapes[key] is not None}
-    costs = {key: float(cost[key]) * size for key, size in sizes.items()}
+    costs: dict[Term, float] = {}
+    for where, price in cost.items():
+        own = {key for key, _ in where} if isinstance(where, frozenset) else {where}
+        if any(shapes.get(key, ()) is None for key in own):
+            continue
+        found = {key: _shape("cost", key, shapes) for key in own}
+        term = _term(where, found)
+        size = math.prod(found[key][axis] for key, axis in term)
+        costs[term] = costs.get(term, 0.0) + float(price) * size
     total = math.fsum(costs.values())
     if not total:
         raise ValueError(f"cost: expected a leaf with a score that costs something, got {cost}.")
-    return {key: value / total for key, value in costs.items() if value}
+    return {term: value / total for term, value in costs.items() if value}
+
+
+def _term(where: Any, shapes: Mapping[Key, Any]) -> Term:
+    """Some axes in order, or all of a leaf."""
+    if not isinstance(where, frozenset):
+        return tuple((where, axis) for axis in range(len(shapes[where])))
+    for key, axis in where:
+        _check_axis("cost", key, shapes[key], axis)
+    return tuple(sorted(where))
+
+
+def _is_key(key: Any) -> bool:
+    return isinstance(key, tuple) and all(isinstance(part, str) for part in key)
+
+
+def _is_axis(pair: Any) -> bool:
+    is_pair = isinstance(pair, tuple) and len(pair) == 2
+    return is_pair and _is_key(pair[0]) and isinstance(pair[1], int) and pair[1] >= 0
 
 
 def _shape(field: str, key: Key, shapes: Mapping[Key, Any]) -> tuple[int, ...]:
@@ -143,13 +170,17 @@ def _shape(field: str, key: Key, shapes: Mapping[Key, Any]) -> tuple[int, ...]:
     return shapes[key]
 
 
-def _check_fits(
-    field: str, key: Key, shape: tuple[int, ...], axis: int, indices: np.ndarray
-) -> None:
+def _check_axis(field: str, key: Key, shape: tuple[int, ...], axis: int) -> None:
     if axis >= len(shape):
         raise ValueError(
             f"{field}: expected an axis of leaf {join(key)!r}, of shape {shape}, got {axis}."
         )
+
+
+def _check_fits(
+    field: str, key: Key, shape: tuple[int, ...], axis: int, indices: np.ndarray
+) -> None:
+    _check_axis(field, key, shape, axis)
     if indices.max() >= shape[axis]:
         raise ValueError(
             f"{field}: expected indices below {shape[axis]}, the length of axis {axis} of leaf "

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner import selection
-from bmrpruner._dependency import by_leaf, owned_shapes, shapes_of
+from bmrpruner._dependency import Term, by_leaf, owned_shapes, shapes_of
 from bmrpruner._masks import MASK_DTYPE
 from bmrpruner._sharding import gathered, sharded_like
 from bmrpruner._tree import Key, PyTree, keyed_leaves, map_with_key
@@ -114,16 +114,16 @@ class Units:
         masks = self._masks(keep)
         return map_with_key(lambda key, leaf: sharded_like(masks.get(key), leaf), tree)
 
-    def most_within(self, scores: jax.Array, share: Any, costs: dict[Key, float]) -> jax.Array:
+    def most_within(self, scores: jax.Array, share: Any, costs: dict[Term, float]) -> jax.Array:
         """How many of the best units together have at most a share of the cost; see `_share`."""
         return self._first_above(scores, share + _ROUNDING, costs) - 1
 
-    def fewest_with(self, scores: jax.Array, share: Any, costs: dict[Key, float]) -> jax.Array:
+    def fewest_with(self, scores: jax.Array, share: Any, costs: dict[Term, float]) -> jax.Array:
         """How many of the best units together have at least a share of the cost; see `_share`."""
         return jnp.minimum(self._first_above(scores, share - _ROUNDING, costs), self.count)
 
     @_compiled
-    def _first_above(self, scores: jax.Array, share: Any, costs: dict[Key, float]) -> jax.Array:
+    def _first_above(self, scores: jax.Array, share: Any, costs: dict[Term, float]) -> jax.Array:
         """The least number of best units with more than a share; one more than all if none."""
         ranks = self.ranks(scores)
 
@@ -138,20 +138,24 @@ class Units:
         steps = (self.count + 2).bit_length()
         return jax.lax.fori_loop(0, steps, halve, (low, low + self.count + 2))[1]
 
-    def _share(self, keep: jax.Array, costs: dict[Key, float]) -> jax.Array:
-        """The share of the cost that the weights have that stay.
+    def _share(self, keep: jax.Array, costs: dict[Term, float]) -> jax.Array:
+        """The share of the cost that is left.
 
         What stays of a leaf is a product over its axes of how many of their indices stay, so units
         of two groups that cross in a leaf are not counted twice.
 
         Args:
           keep: Whether each unit stays: (count,).
-          costs: The share of the cost that each leaf has when it is whole.
+          costs: The shares of the cost when all is whole, by the axes that they get smaller with.
         """
+        stays = {
+            (key, axis): jnp.mean(alive, dtype=jnp.float32)
+            for key in self._axes
+            for axis, alive in self._alive(key, keep)
+        }
         left = []
-        for key, cost in costs.items():
-            alive = self._alive(key, keep) if key in self._axes else ()
-            parts = (jnp.mean(stays, dtype=jnp.float32) for _, stays in alive)
+        for term, cost in costs.items():
+            parts = (stays[place] for place in term if place in stays)
             left.append(functools.reduce(jnp.multiply, parts, jnp.asarray(cost, jnp.float32)))
         return jnp.sum(jnp.stack(left))
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bmrpruner._dependency import check_cost, check_groups
-from bmrpruner._tree import Key
 
 __all__ = [
     "Block",
@@ -98,9 +97,11 @@ class Group:
       groups: `structure.Group`s, as `dependency_groups` finds them. Leave one out to keep it whole.
       cost: What `sparsity` is a share of. `'units'` counts the units, rounded to the nearest.
         `'parameters'` counts the numbers in all leaves that have scores, and a mapping from key
-        paths gives the cost of one entry of each leaf, such as its FLOPs: as few units go as leave
-        at most 1 - sparsity of the whole cost. A weight that units of two groups own is counted
-        once.
+        paths gives the cost of one entry of each leaf, such as the FLOPs that
+        `structure.entry_flops` counts: as few units go as leave at most 1 - sparsity of the whole
+        cost. A weight that units of two groups own is counted once. A frozenset of pairs of a key
+        path and an axis, in place of a key path, gives the cost of what gets smaller with these
+        axes alone.
 
     Raises:
       TypeError: If `groups` or `cost` is of another type.
@@ -123,7 +124,7 @@ class Group:
     """
 
     groups: Sequence[Any]
-    cost: str | Mapping[Key, float] = "units"
+    cost: str | Mapping[Any, float] = "units"
 
     def __post_init__(self) -> None:
         if not isinstance(self.groups, Sequence) or isinstance(self.groups, str):

@@ -1,4 +1,4 @@
-"""The command line: `bmrpruner inspect | prune | sweep | report`."""
+"""The command line: `bmrpruner inspect | prune | compact | sweep | report`."""
 
 from bmrpruner.cli.main import run
 

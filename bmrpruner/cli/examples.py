@@ -5,6 +5,7 @@ EXAMPLES = {
     "": """\
   bmrpruner inspect posterior.npz
   bmrpruner prune posterior.npz --algorithm global_snr --sparsity .9 --out pruned.npz
+  bmrpruner compact pruned.npz --input-shape 784 --out small.npz
   bmrpruner sweep posterior.npz --data mnist/ --out results/
   bmrpruner report results/""",
     "inspect": """\
@@ -18,6 +19,12 @@ EXAMPLES = {
   bmrpruner prune posterior.npz --evidence --temperature .1 --out pruned.npz
   bmrpruner prune checkpoint.safetensors --algorithm magnitude --type 2:4 --out pruned.npz
   bmrpruner prune @args.txt --force                        # options from a file, and one more""",
+    "compact": """\
+  bmrpruner prune posterior.npz --evidence --type channel_-1 --out pruned.npz
+  bmrpruner compact pruned.npz --input-shape 784 --out small.npz
+  bmrpruner compact pruned.npz --model mynet:forward --input-shape 28,28,1 --out small.npz
+  bmrpruner compact pruned.npz --data mnist/ --out small.npz --picture shapes.png --json
+  bmrpruner report small.npz                               # small.html""",
     "sweep": """\
   bmrpruner sweep posterior.npz --data mnist/ --out results/
   bmrpruner sweep net.npz --model mynet:forward --data test.npz --ood other.npz --out results/
@@ -26,5 +33,6 @@ EXAMPLES = {
   bmrpruner sweep --config sweep.yaml --resume             # after Ctrl-C""",
     "report": """\
   bmrpruner report results/
+  bmrpruner report small.npz                               # what compact wrote
   bmrpruner report results/ --out study.html --force""",
 }

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,21 +14,12 @@ import tyro
 from bmrpruner import files, pruning, study
 from bmrpruner._checks import check_seed
 from bmrpruner.cli import interrupt, tables
-from bmrpruner.cli.arguments import comma_separated, maybe, named_number, parse
+from bmrpruner.cli.arguments import parse
+from bmrpruner.cli.compaction import Compact
 from bmrpruner.cli.examples import ABOUT, EXAMPLES
+from bmrpruner.cli.options import Count, File, Number, Numbers, Prior, Thresholds, Words, naming
 from bmrpruner.files.formats import check_writable
 
-Words = Annotated[tuple[str, ...], comma_separated(str, "A,B,...")]
-Numbers = Annotated[tuple[float, ...], comma_separated(float, "X,Y,...")]
-Thresholds = Annotated[tuple[tuple[str, float], ...], comma_separated(named_number, "A=X,...")]
-Number = Annotated[float | None, maybe(float, "X")]
-Count = Annotated[int | None, maybe(int, "N")]
-File = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
-Prior = Annotated[
-    float | None,
-    maybe(float, "X"),
-    tyro.conf.arg(help="Precision of the prior; by default what the file says, or 1."),
-]
 Directory = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
 
 
@@ -120,7 +110,7 @@ class Prune:
             **vars(self.where),
         )
         check_writable(self.out, self.force)
-        with _naming(self.file):
+        with naming(self.file):
             done = pruning.prune_file(
                 self.file, self.out, rule, self.force, self.packed, self.prior_precision
             )
@@ -183,7 +173,7 @@ class Sweep:
         checkpoint = files.load(self.file, self.prior_precision)
         task = study.load_task(self.data, self.ood, self.seed)
         model = study.load_model(self.model)
-        with _naming(self.file, self.data):
+        with naming(self.file, self.data):
             study.check_model(model, checkpoint.params, task)
         try:
             with interrupt.between_steps() as check, tables.progress(len(rules)) as advance:
@@ -216,12 +206,12 @@ class Sweep:
 
 @dataclasses.dataclass
 class Report:
-    """Make one self-contained HTML page of a sweep's tables and pictures."""
+    """Make one self-contained HTML page of a sweep's tables and pictures, or of a compaction's."""
 
     directory: Directory
-    """Where a sweep left its results."""
+    """Where a sweep left its results, or a file that compact wrote."""
     out: Path | None = None
-    """What to write; by default report.html in the directory."""
+    """What to write; by default report.html in the directory, or the file's name with .html."""
     force: bool = False
     """Replace the page; of a symbolic link, the link and not what it points to."""
     json: bool = False
@@ -233,7 +223,13 @@ class Report:
         print(json.dumps({"out": str(out)}) if self.json else tables.visible(f"Wrote {out}."))
 
 
-COMMANDS = {"inspect": Inspect, "prune": Prune, "sweep": Sweep, "report": Report}
+COMMANDS = {
+    "inspect": Inspect,
+    "prune": Prune,
+    "compact": Compact,
+    "sweep": Sweep,
+    "report": Report,
+}
 
 
 def run(words: Sequence[str]) -> int:
@@ -262,17 +258,6 @@ def run(words: Sequence[str]) -> int:
     except (MemoryError, OverflowError) as error:
         return _fail(f"the numbers asked for are too large: {str(error) or type(error).__name__}")
     return 0
-
-
-@contextlib.contextmanager
-def _naming(*paths: Path) -> Iterator[None]:
-    """Put the names of the files in front of an error that does not name one."""
-    try:
-        yield
-    except ValueError as error:
-        if any(str(path) in str(error) for path in paths):
-            raise
-        raise ValueError(f"{', '.join(map(str, paths))}: {error}") from error
 
 
 def _fail(message: str) -> int:

@@ -124,6 +124,37 @@ def pruned(done: dict[str, Any]) -> list[Any]:
     ]
 
 
+def compacted(done: dict[str, Any]) -> list[Any]:
+    """Make a table of shapes, one of totals, and lines about what stayed and the file."""
+    shapes = _table("leaf", "before", "after")
+    for leaf in done["leaves"]:
+        _add_row(shapes, leaf["name"], *("×".join(map(str, leaf[k])) for k in ("before", "after")))
+    totals = _table("", "before", "after", "ratio")
+    for name, spec in _TOTALS.items():
+        before, after = done[name]
+        ratio = f"{before / after:.1f} ×" if after else ""
+        _add_row(totals, name.replace("_", " "), format(before, spec), format(after, spec), ratio)
+    lines = [
+        f"{entry['leaf']} axis {entry['axis']}: stayed: "
+        + ", ".join(f"{count} {why}" for why, count in entry["why"].items())
+        for entry in done["stayed"]
+        if entry["why"]
+    ]
+    fits = "The model's own code runs the smaller file."
+    if not done["fits"]:
+        fits = "Only the compacted function runs the smaller file: see structure.save_function."
+    return [
+        shapes,
+        totals,
+        *lines,
+        *done["notes"],
+        f"FLOPs and milliseconds are of one call with inputs {'×'.join(map(str, done['inputs']))}; "
+        f"outputs differ by {done['error']:.0e} at most.",
+        fits,
+        f"Wrote {done['out']}.",
+    ]
+
+
 def swept(found: dict[str, Any]) -> list[Any]:
     """Make a table of a line per point: its metrics at the mean, and averaged."""
     table = _table("rule", "pruned", "nonzeros", "s", "accuracy", "NLL", "ECE", "OOD", *_AVERAGED)
@@ -144,6 +175,7 @@ def swept(found: dict[str, Any]) -> list[Any]:
     return [table, "OOD: AUROC by entropy. avg.: averaged over draws from the posterior."]
 
 
+_TOTALS = {"parameters": ",", "flops": ",", "milliseconds": ".3f", "file_bytes": ","}
 _QUANTILES = ("SNR 5 %", "50 %", "95 %", "ΔF 5 %", "50 %", "95 %")
 _AVERAGED = ("avg. accuracy", "NLL", "ECE", "OOD")
 

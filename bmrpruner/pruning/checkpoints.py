@@ -100,11 +100,12 @@ def prune_file(
         "leaf_sparsity": result.leaf_sparsity,
         "weights": sum(leaf.size for leaf in jax.tree.leaves(pruned.params)),
         "nonzeros": result.nonzeros,
-        "bytes_before": _size(Path(path)),
-        "bytes_after": _size(Path(out)),
+        "bytes_before": file_size(Path(path)),
+        "bytes_after": file_size(Path(out)),
     }
 
 
-def _size(path: Path) -> int:
+def file_size(path: Path) -> int:
+    """The bytes of a file, or of all files in a directory."""
     parts = path.rglob("*") if path.is_dir() else [path]
     return sum(part.stat().st_size for part in parts if part.is_file())

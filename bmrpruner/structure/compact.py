@@ -13,9 +13,10 @@ from bmrpruner._tree import PyTree, align, is_array, is_none, join, keyed_leaves
 from bmrpruner.structure import corrections
 from bmrpruner.structure.cutting import cut, like
 from bmrpruner.structure.evaluate import run_block
+from bmrpruner.structure.flops import flops
 from bmrpruner.structure.groups import grouped
 from bmrpruner.structure.ir import Program, leaf_arrays, walk_all, with_arrays
-from bmrpruner.structure.report import Report, flops, group_reports
+from bmrpruner.structure.report import Report, group_reports
 from bmrpruner.structure.rules import Plan
 from bmrpruner.structure.source import Source, signature, static_leaves
 from bmrpruner.structure.states import Kept, is_posterior, shrink, with_mean

@@ -78,7 +78,8 @@ def dependency_groups(fn: Callable[..., Any], params: PyTree, *args: Any) -> lis
 def grouped(program: Program, decisions: Decisions) -> list[tuple[Group, list[int]]]:
     """The groups of a program, each with the decisions that are its units, in order.
 
-    Decisions with the same members, up to their place in them, are a group.
+    Decisions with the same members, up to their place in them, are a group; those that share an
+    index of a member, as a row and a column do, are not.
     """
     owned: dict[int, dict[tuple[int, int], list[int]]] = {}
     for leaf, (_, var) in enumerate(program.params):
@@ -93,8 +94,25 @@ def grouped(program: Program, decisions: Decisions) -> list[tuple[Group, list[in
         families.setdefault((alike, decisions.reasons[d]), []).append(d)
     return [
         (_group(program, [owned[d] for d in units], why), units)
-        for (_, why), units in families.items()
+        for (_, why), alike in families.items()
+        for units in _disjoint(alike, owned)
     ]
+
+
+def _disjoint(
+    units: list[int], owned: dict[int, dict[tuple[int, int], list[int]]]
+) -> list[list[int]]:
+    """The units, each in the first group that has no index of a member in common with it."""
+    groups: list[tuple[list[int], set[Any]]] = []
+    for d in units:
+        mine = {(place, index) for place, indices in owned[d].items() for index in indices}
+        group = next((g for g in groups if g[1].isdisjoint(mine)), None)
+        if group is None:
+            group = ([], set())
+            groups.append(group)
+        group[0].append(d)
+        group[1].update(mine)
+    return [group for group, _ in groups]
 
 
 def _group(

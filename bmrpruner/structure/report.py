@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 
 from bmrpruner._tree import Key, join
 from bmrpruner.structure.decisions import Decisions
 from bmrpruner.structure.groups import Group
-from bmrpruner.structure.ir import Atom, Op, Program
-from bmrpruner.structure.products import roles
-
-Shape = Callable[[Atom], tuple[int, ...]]
+from bmrpruner.structure.ir import Op
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,31 +82,6 @@ class Report:
 
 def _times(shape: tuple[int, ...]) -> str:
     return " × ".join(map(str, shape)) if shape else "scalar"
-
-
-def flops(program: Program, shape: Shape) -> int:
-    """Floating-point operations of products and convolutions, loops counted by their lengths."""
-    return _flops(program.block.ops, shape)
-
-
-def _flops(ops: list[Op], shape: Shape) -> int:
-    total = 0
-    for op in ops:
-        if op.ops is not None:
-            total += _flops(op.ops, shape)
-        elif op.name == "scan":
-            total += op.params["length"] * _flops(op.blocks[0].ops, shape)
-        elif op.blocks:
-            total += max(_flops(block.ops, shape) for block in op.blocks)
-        elif op.name == "dot_general":
-            left = shape(op.inputs[0])
-            terms = math.prod(left[i] for i in roles(op).contracted[0])
-            total += 2 * terms * math.prod(shape(op.outputs[0]))
-        elif op.name == "conv_general_dilated":
-            kernel, spec = shape(op.inputs[1]), op.params["dimension_numbers"].rhs_spec
-            terms = math.prod(n for i, n in enumerate(kernel) if i != spec[0])
-            total += 2 * terms * math.prod(shape(op.outputs[0]))
-    return total
 
 
 def group_reports(

@@ -59,12 +59,26 @@ def save_compacted(path: Path | str, small: Compacted, force: bool = False) -> N
     """
     from bmrpruner import files  # it imports posteriors, which may import this package
 
-    indices = {join(key): [own.tolist() for own in axes] for key, axes in small.kept.items()}
-    names = {join(key): list(key) for key in small.kept}
     arrays = zip(small.kept, leaf_arrays(small.params), strict=True)
     tensors = {join(key): np.asarray(x) for key, x in arrays}
-    checkpoint = files.Checkpoint(tensors, info={"kept": indices, "keys": names})
+    checkpoint = files.Checkpoint(tensors, info=kept_info(small))
     files.save(path, checkpoint, force)
+
+
+def kept_info(small: Compacted) -> dict[str, Any]:
+    """What a file's `info` says about the indices that were kept, for `load_compacted` to read.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bmrpruner import compact
+      >>> params = {'w1': jnp.array([[1., 0.]]), 'w2': jnp.ones((2, 1))}
+      >>> kept_info(compact(lambda p, x: jnp.sin(x @ p['w1']) @ p['w2'], params, jnp.ones((5, 1))))
+      {'kept': {'w1': [[0], [0]], 'w2': [[0], [0]]}, 'keys': {'w1': ['w1'], 'w2': ['w2']}}
+    """
+    return {
+        "kept": {join(key): [own.tolist() for own in axes] for key, axes in small.kept.items()},
+        "keys": {join(key): list(key) for key in small.kept},
+    }
 
 
 def load_compacted(path: Path | str) -> Saved:

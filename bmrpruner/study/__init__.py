@@ -1,7 +1,7 @@
 """Find out how far a network can be pruned: tasks, evaluation, sweeps, pictures and reports."""
 
 from bmrpruner.study import idx, models
-from bmrpruner.study.charts import draw_rounds
+from bmrpruner.study.charts import draw_rounds, draw_shapes
 from bmrpruner.study.evaluation import Evaluator
 from bmrpruner.study.inspection import inspect_checkpoint
 from bmrpruner.study.pictures import (
@@ -13,6 +13,7 @@ from bmrpruner.study.pictures import (
 )
 from bmrpruner.study.report import write_report
 from bmrpruner.study.results import Results
+from bmrpruner.study.shrinking import compact_checkpoint, compact_file
 from bmrpruner.study.sweep import default_algorithms, make_rules, run_sweep, sweep
 from bmrpruner.study.tasks import Task, check_model, load_model, load_task
 
@@ -21,12 +22,15 @@ __all__ = [
     "Results",
     "Task",
     "check_model",
+    "compact_checkpoint",
+    "compact_file",
     "default_algorithms",
     "draw_histograms",
     "draw_layers",
     "draw_metrics",
     "draw_reliability",
     "draw_rounds",
+    "draw_shapes",
     "idx",
     "inspect_checkpoint",
     "load_model",

@@ -1,7 +1,8 @@
-"""Pictures of plain numbers: reliability, weights kept by layer, rounds of adaptive BMR."""
+"""Pictures of plain numbers: reliability, weights kept by layer, shapes, rounds of adaptive BMR."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,50 @@ def draw_kept(sparsities: Mapping[str, Mapping[str, float]]) -> Any:
     ax.set_ylabel("weights kept (%)")
     ax.legend(fontsize="small")
     return figure
+
+
+def draw_shapes(leaves: Sequence[Mapping[str, Any]]) -> Any:
+    """The shape of each array before and after compaction: a rectangle within another.
+
+    The last axis runs to the right, all others together downwards; arrays of one axis are left out
+    where there are others.
+
+    Args:
+      leaves: For each array its `name`, and its shape `before` and `after`.
+
+    Returns:
+      A Matplotlib figure.
+
+    Example:
+      >>> leaf = {'name': 'dense/kernel', 'before': [784, 300], 'after': [784, 30]}
+      >>> outer, inner = draw_shapes([leaf]).axes[0].patches
+      >>> outer.get_width(), inner.get_width(), inner.get_height()
+      (300, 30, 784)
+    """
+    shown = [leaf for leaf in leaves if len(leaf["before"]) > 1] or list(leaves)
+    columns = min(4, max(1, len(shown)))
+    rows = max(1, -(-len(shown) // columns))
+    figure, axes = new_figure(rows, columns, (3 * columns, 3 * rows))
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, leaf in zip(axes.flat, shown, strict=False):
+        height, width = _rectangle(leaf["before"])
+        for shape, color in ((leaf["before"], "0.88"), (leaf["after"], "C0")):
+            own = _rectangle(shape)
+            ax.add_patch(_patches().Rectangle((0, 0), own[1], own[0], color=color))
+        before, after = ("×".join(map(str, leaf[when])) or "1" for when in ("before", "after"))
+        ax.set(xlim=(0, width), ylim=(height, 0))
+        ax.set_title(f"{leaf['name']}\n{before} → {after}", fontsize="small", parse_math=False)
+    return figure
+
+
+def _rectangle(shape: Sequence[int]) -> tuple[int, int]:
+    """The height and the width of an array."""
+    return (math.prod(shape[:-1]), shape[-1]) if shape else (1, 1)
+
+
+def _patches() -> Any:
+    return optional("matplotlib.patches", "plot")
 
 
 def draw_rounds(records: Sequence[Mapping[str, Sequence[float]]]) -> Any:

@@ -1,44 +1,30 @@
-"""Write one self-contained HTML page of a sweep, readable on a phone."""
+"""Write one self-contained HTML page of a sweep or of a compaction, readable on a phone."""
 
 from __future__ import annotations
 
-import base64
 import html
 from pathlib import Path
 from typing import Any
 
 from bmrpruner.files import atomic_write
+from bmrpruner.files import load as load_network
+from bmrpruner.study.charts import draw_shapes
+from bmrpruner.study.page import figure, page, table
+from bmrpruner.study.pictures import as_png
 from bmrpruner.study.results import PICTURES, Results, load
 
-_STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-img { width: 100%; height: auto; background: white; }
-figure { margin: 2rem 0; }
-figcaption, p.note { color: gray; font-size: .9rem; overflow-wrap: anywhere; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: right; padding: .15rem .4rem; border-bottom: 1px solid #8884; }
-th:first-child, td:first-child { text-align: left; }
-@media (max-width: 45rem) {
-  thead { display: none; }
-  tr { display: block; margin-bottom: 1rem; }
-  td { display: flex; justify-content: space-between; border: 0; }
-  td::before { content: attr(data-label); color: gray; }
-  td:first-child { font-weight: bold; border-bottom: 1px solid #8884; }
-  td:first-child::before { content: none; }
-}
-"""
 _HEAD = ("rule", "pruned", "nonzeros", "seconds")
 _SCORES = {"accuracy": ".4f", "nll": ".3f", "ece": ".3f", "ood_auroc": ".3f"}
 _NAMES = {"accuracy": "accuracy", "nll": "NLL", "ece": "ECE", "ood_auroc": "OOD AUROC"}
 
 
 def write_report(directory: Path | str, out: Path | str | None = None, force: bool = False) -> Path:
-    """Write an HTML page of the tables and pictures of a sweep.
+    """Write an HTML page of the tables and pictures of a sweep, or of a compaction.
 
     Args:
-      directory: Where a sweep left its results.
-      out: What to write; by default `report.html` in the directory.
+      directory: Where a sweep left its results, or a file that `compact_file` wrote.
+      out: What to write; by default `report.html` in the directory, or the file's name with
+        `.html`.
       force: Replace it.
 
     Returns:
@@ -47,7 +33,7 @@ def write_report(directory: Path | str, out: Path | str | None = None, force: bo
     Raises:
       FileNotFoundError: If there are no results, or a picture is missing.
       FileExistsError: If the page exists, unless `force`.
-      ValueError: If the results are not those of a complete sweep.
+      ValueError: If the results are not those of a complete sweep, or the file has no report.
 
     Example:
       >>> write_report('/nowhere')
@@ -55,6 +41,10 @@ def write_report(directory: Path | str, out: Path | str | None = None, force: bo
       FileNotFoundError: /nowhere/results.json: expected the results of `bmrpruner sweep`, got none.
     """
     directory = Path(directory)
+    if directory.is_file():
+        target = directory.with_suffix(".html") if out is None else Path(out)
+        _write(target, _compaction(directory), force)
+        return target
     found = load(directory)
     if not found.complete:
         raise ValueError(
@@ -66,10 +56,14 @@ def write_report(directory: Path | str, out: Path | str | None = None, force: bo
             f"{directory}: expected {missing[0]} in it, got none; repeat the sweep."
         )
     target = directory / "report.html" if out is None else Path(out)
-    page = make_page(found, {name: (directory / name).read_bytes() for name in PICTURES})
-    with atomic_write(target, force) as path:
-        path.write_text(page, encoding="utf-8")
+    pictures = {name: (directory / name).read_bytes() for name in PICTURES}
+    _write(target, make_page(found, pictures), force)
     return target
+
+
+def _write(target: Path, text: str, force: bool) -> None:
+    with atomic_write(target, force) as path:
+        path.write_text(text, encoding="utf-8")
 
 
 def make_page(found: Results, pictures: dict[str, bytes]) -> str:
@@ -87,27 +81,10 @@ def make_page(found: Results, pictures: dict[str, bytes]) -> str:
       >>> page.startswith('<!doctype html>'), 'http' in page
       (True, False)
     """
-    figures = "".join(_figure(PICTURES[name], data) for name, data in pictures.items())
+    figures = "".join(figure(PICTURES[name], data) for name, data in pictures.items())
     settings = ", ".join(f"{key} {value}" for key, value in found.settings.items())
-    return f"""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<link rel="icon" href="data:,">
-<title>How far can it be pruned?</title>
-<style>{_STYLE}</style>
-</head>
-<body>
-<h1>How far can it be pruned?</h1>
-<p class="note">bmrpruner {html.escape(found.version)}: {html.escape(settings)}</p>
-{figures}
-<h2>At the mean</h2>
-{_table(found, "mean")}
-{_averaged(found)}
-</body>
-</html>
-"""
+    body = f"{figures}\n<h2>At the mean</h2>\n{_table(found, 'mean')}\n{_averaged(found)}"
+    return page("How far can it be pruned?", f"bmrpruner {found.version}: {settings}", body)
 
 
 def _averaged(found: Results) -> str:
@@ -117,31 +94,55 @@ def _averaged(found: Results) -> str:
 
 
 def _table(found: Results, kind: str) -> str:
-    names = [*_HEAD, *_NAMES.values()]
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in names)
-    rows = "".join(_row(names, point, point[kind]) for point in found.points if point[kind])
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    points = [point for point in found.points if point[kind]]
+    return table([*_HEAD, *_NAMES.values()], [_cells(point, point[kind]) for point in points])
 
 
-def _row(names: list[str], point: dict[str, Any], scores: dict[str, Any]) -> str:
-    cells = [
+def _cells(point: dict[str, Any], scores: dict[str, Any]) -> list[str]:
+    return [
         point["label"],
         f"{point['sparsity']:.1%}",
         f"{point['nonzeros']:,}",
         f"{point['seconds']:.2f}",
         *(format(scores[key], spec) for key, spec in _SCORES.items()),
     ]
-    labelled = zip(names, cells, strict=True)
-    inner = "".join(
-        f'<td data-label="{html.escape(name)}">{html.escape(cell)}</td>' for name, cell in labelled
-    )
-    return f"<tr>{inner}</tr>"
 
 
-def _figure(caption: str, data: bytes) -> str:
-    source = base64.b64encode(data).decode()
-    caption = html.escape(caption)
-    return (
-        f'<figure><img alt="{caption}" src="data:image/png;base64,{source}">'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+def _compaction(file: Path) -> str:
+    """The page of a file that `compact_file` wrote."""
+    done = load_network(file).info.get("compaction")
+    if not isinstance(done, dict):
+        raise ValueError(
+            f"{file}: expected what `bmrpruner compact` writes, got a file without its report."
+        )
+    try:
+        shapes = [(x["name"], _times(x["before"]), _times(x["after"])) for x in done["leaves"]]
+        counts = [(name, *(f"{x:,}" for x in done[name])) for name in ("parameters", "flops")]
+        counts.append(("milliseconds", *(f"{x:.3f}" for x in done["milliseconds"])))
+        picture = as_png(draw_shapes(done["leaves"]))
+        stayed = [
+            (f"{x['leaf']} axis {x['axis']}", str(count), why)
+            for x in done["stayed"]
+            for why, count in x["why"].items()
+        ]
+        note = f"{file.name}: {done['model']}, inputs {_times(done['inputs'])}"
+        notes = "".join(f"<p>{html.escape(text)}</p>" for text in done["notes"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{file}: expected the report of `bmrpruner compact`, got another "
+            f"({type(error).__name__}: {error})."
+        ) from error
+    parts = [
+        figure("Shapes before and after", picture),
+        table(("of one call", "before", "after"), counts),
+        "<h2>Shapes</h2>",
+        table(("leaf", "before", "after"), shapes),
+        "<h2>What stayed, and why</h2>",
+        table(("units", "stayed", "why"), stayed),
+        notes,
+    ]
+    return page("How small did it get?", note, "\n".join(parts))
+
+
+def _times(shape: list[int]) -> str:
+    return "×".join(map(str, shape))

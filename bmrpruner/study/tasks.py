@@ -69,7 +69,7 @@ def load_task(data: Path | str, ood: Path | str | None = None, seed: int = 0) ->
     check_seed("seed", seed)
     inputs, labels = _read_labelled(Path(data))
     if ood is not None:
-        outside = _read_inputs(Path(ood))
+        outside = load_inputs(ood)
         if outside.shape[1:] != inputs.shape[1:]:
             raise ValueError(
                 f"{ood}: x: expected inputs of shape {inputs.shape[1:]} as in {data}, "
@@ -133,13 +133,7 @@ def check_model(model: Model, params: PyTree, task: Task) -> int:
       4
     """
     inputs = jax.ShapeDtypeStruct((len(task.labels), *task.inputs.shape[1:]), jnp.float32)
-    try:
-        logits = jax.eval_shape(model, params, inputs)
-    except Exception as error:  # whatever the model does with shapes it does not know
-        first_line = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"model: expected one that takes inputs of shape {inputs.shape}, got {first_line}"
-        ) from error
+    logits = check_takes(model, params, inputs)
     shape = getattr(logits, "shape", None)
     if shape is None or len(shape) != 2 or shape[0] != len(task.labels):
         raise ValueError(
@@ -151,6 +145,55 @@ def check_model(model: Model, params: PyTree, task: Task) -> int:
             f"got {task.labels.min()} to {task.labels.max()}."
         )
     return int(shape[1])
+
+
+def check_takes(model: Model, params: PyTree, inputs: Any) -> Any:
+    """The shapes of what a model gives for these parameters and inputs.
+
+    Args:
+      model: It is traced, not run.
+      params: Any pytree of arrays.
+      inputs: An array, or a `jax.ShapeDtypeStruct`.
+
+    Raises:
+      ValueError: If the model does not take them.
+
+    Example:
+      >>> check_takes(lambda params, x: x @ params, np.ones((3, 4)), np.ones((5, 3))).shape
+      (5, 4)
+    """
+    try:
+        return jax.eval_shape(model, params, inputs)
+    except Exception as error:  # whatever the model does with shapes it does not know
+        first_line = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"model: expected one that takes inputs of shape {inputs.shape}, got {first_line}"
+        ) from error
+
+
+def load_inputs(path: Path | str) -> np.ndarray:
+    """Read the inputs of test data without their labels.
+
+    Args:
+      path: Directory or file, as for `load_task`; an `.npz` file needs `x` only.
+
+    Returns:
+      float32 (n, ...).
+
+    Raises:
+      FileNotFoundError, NotADirectoryError, ValueError: As `load_task` does.
+
+    Example:
+      >>> import tempfile
+      >>> path = Path(tempfile.mkdtemp(), 'test.npz')
+      >>> np.savez(path, x=np.ones((5, 3)))
+      >>> load_inputs(path).shape
+      (5, 3)
+    """
+    path = Path(path)
+    if path.suffix != ".npz":
+        return read_split(path, "t10k")[0]
+    return _as_inputs(path, _read_arrays(path, "x")["x"])
 
 
 def _read_labelled(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -168,12 +211,6 @@ def _read_labelled(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: y: expected integers in [0, 2**31), got {labels.min()} to {labels.max()}."
         )
     return inputs, labels.astype(np.int32)
-
-
-def _read_inputs(path: Path) -> np.ndarray:
-    if path.suffix != ".npz":
-        return read_split(path, "t10k")[0]
-    return _as_inputs(path, _read_arrays(path, "x")["x"])
 
 
 def _read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:

@@ -66,7 +66,7 @@ BAD = {
     "mismatched shapes": ("mismatched", ("inspect", "posterior.npz"), "got (10, 16)"),
     "no file": ("", ("inspect", "nowhere.npz"), "nowhere.npz: expected a .npz"),
     "another format": ("", ("inspect", "net.pt"), "net.pt"),
-    "no command": ("", (), "inspect, prune, sweep, report"),
+    "no command": ("", (), "inspect, prune, compact, sweep, report"),
     "another command": ("", ("pruen", "x"), "pruen"),
     "another option": ("", ("inspect", "posterior.npz", "--jason"), "--jason"),
     "a word for a number": ("", (*PRUNE, "--sparsity", "most"), "most"),

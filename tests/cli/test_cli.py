@@ -102,7 +102,9 @@ def test_the_prior_is_remembered(work, capsys):
     assert run_json(capsys, "inspect", "pruned.npz")["prior_precision"] == 4.0
 
 
-@pytest.mark.parametrize("command", [(), ("inspect",), ("prune",), ("sweep",), ("report",)])
+@pytest.mark.parametrize(
+    "command", [(), ("inspect",), ("prune",), ("compact",), ("sweep",), ("report",)]
+)
 def test_help_teaches_by_examples(command, capsys):
     code, out, _ = run(capsys, *command, "--help")
     assert code == 0

@@ -55,6 +55,13 @@ BAD = {
     "unknown cost": ([HIDDEN], "flops", ValueError, r"^cost: .*mapping.*FLOPs.*'flops'"),
     "cost of a type": ([HIDDEN], 3, TypeError, r"^cost: .*got 3"),
     "cost of a name": ([HIDDEN], {"w": 1}, TypeError, r"^cost: .*key paths.*'w'"),
+    "cost of a half pair": ([HIDDEN], {frozenset({("w",)}): 1}, TypeError, r"^cost: .*frozenset"),
+    "cost of an axis from the end": (
+        [HIDDEN],
+        {frozenset({(("w",), -1)}): 1},
+        TypeError,
+        r"^cost: .*frozensets of pairs",
+    ),
     "negative cost": ([HIDDEN], {("w",): -1}, ValueError, r"^cost\[\('w',\)\]: .*-1"),
     "cost of nothing": ([HIDDEN], {("w",): 0}, ValueError, r"^cost: .*costs something"),
 }
@@ -85,9 +92,17 @@ def test_groups_of_other_parameters(group, text, at_once):
         pruner.instant_sparsify(PARAMS) if at_once else pruner.init_state(PARAMS)
 
 
-def test_costs_of_other_parameters():
-    kind = Group([HIDDEN], {("w",): 1, ("v",): 1})
-    with pytest.raises(ValueError, match=r"^cost: .*'v', which is not there"):
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [
+        (("v",), "'v', which is not there"),
+        (frozenset({(("v",), 0)}), "'v', which is not there"),
+        (frozenset({(("w",), 2)}), r"axis of leaf 'w', of shape \(3, 4\), got 2"),
+    ],
+)
+def test_costs_of_other_parameters(where, text):
+    kind = Group([HIDDEN], {("w",): 1, where: 1})
+    with pytest.raises(ValueError, match=rf"^cost: .*{text}"):
         bmrpruner.MagnitudePruning(sparsity=0.5, sparsity_type=kind).init_state(PARAMS)
 
 
