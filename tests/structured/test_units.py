@@ -128,8 +128,9 @@ def formulas():
 def test_what_an_algorithm_sums(name):
     """ΔF, squares of magnitudes and of signal to noise; other scores as they are."""
     grads = jax.tree.map(lambda x: 2 * x, families.tree(5))
+    options = {"temperature": 1.0} if name == "bmr" else {}
     pruner = bmrpruner.ALGORITHM_REGISTRY[name](
-        sparsity=0.6, sparsity_type=families.KINDS["parameters"]
+        sparsity=0.6, sparsity_type=families.KINDS["parameters"], **options
     )
     masks = pruner.instant_sparsify(PARAMS, grads=grads, posterior=POSTERIOR)[1]
     scores = families.add_up(formulas()[name])

@@ -174,6 +174,7 @@ def test_rounds_of_evidence(cap, max_share):
     pruner = bmrpruner.AdaptiveBMR(
         sparsity=cap,
         log_odds=1.0,
+        temperature=1.0,
         max_share=max_share,
         scheduler=SCHEDULE,
         sparsity_type=families.KINDS["parameters"],
