@@ -74,12 +74,12 @@ TYPES = {
 def test_the_pattern_holds_and_what_stays_is_refitted(name, kind, counts):
     sparsity = {} if isinstance(kind, NByM) else {"sparsity": 0.5}
     make = bmrpruner.ALGORITHM_REGISTRY[name]
-    if make.fixed_scope == "global" and kind != "unstructured":
-        with pytest.raises(ValueError, match=r"^scope, sparsity_type: expected 'layer' for groups"):
-            make(sparsity_type=kind, **sparsity)
-        return
     pruner = make(sparsity_type=kind, **sparsity)
     params = {"kernel": jnp.asarray(KERNEL)}
+    if pruner.scope == "global" and kind != "unstructured":
+        with pytest.raises(ValueError, match=r"^scope, sparsity_type: expected 'layer' for groups"):
+            pruner.instant_sparsify(params, posterior=posterior())
+        return
     pruned, masks = pruner.instant_sparsify(params, posterior=posterior())
     keep = np.asarray(masks["kernel"]) != 0
     assert set(np.unique(kept_by_group(kind, keep))) == counts
