@@ -241,11 +241,13 @@ def calibrated(
     }
 
 
-def swept(params: Any, moments: LayerwiseGaussian, sparsity: float) -> Any:
+def swept(
+    params: Any, moments: LayerwiseGaussian, sparsity: Any = None, pattern: Any = None
+) -> Any:
     """SparseGPT's sweep of every layer by itself, with the biases that keep the mean outputs."""
     for layer in moments.layers:
         before = layer.weights(params)
-        after, _ = oneshot.sweep(before, layer.precision(moments.damping), sparsity)
+        after, _ = oneshot.sweep(before, layer.precision(moments.damping), sparsity, pattern)
         bias = layer.bias(params)
         if bias is not None:
             bias = bias + (before - after) @ layer.input_mean
