@@ -8,18 +8,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bmrpruner.study.models import init_mlp, mlp
 from tests.idx_files import write_split
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import oneshot as benchmark
 import wide_layers
+from networks import Network
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_to_compile")]
 
 
 @pytest.fixture
-def settings(tmp_path):
-    """Images of which a row tells the label."""
+def settings(tmp_path, monkeypatch):
+    """Images of which a row tells the label, and a small network."""
+    small = Network(lambda key: init_mlp(key, (784, 12, 10)), mlp, 200)
+    monkeypatch.setitem(benchmark.NETWORKS, "mlp", small)
     rng = np.random.default_rng(0)
     for part, n in (("train", 1000), ("t10k", 200)):
         labels = rng.integers(0, 10, n).astype(np.uint8)
@@ -29,7 +33,6 @@ def settings(tmp_path):
     return benchmark.Settings(
         data=tmp_path,
         out=tmp_path / "out",
-        network="lenet5",
         sparsities=(0.9,),
         examples=(200,),
         optimizers=("adamw",),

@@ -6,34 +6,9 @@ import numpy as np
 import pytest
 
 from bmrpruner import files
-from tests.cli.commands import run, run_json
-from tests.idx_files import write_split
-
-NET = ("prune", "net.npz", "--data", "data")
-OBS = (*NET, "--algorithm", "obs", "--sparsity", ".5")
-EXAMPLES = 300
+from tests.cli.commands import EXAMPLES, NET, OBS, SWEEP_NET, run, run_json
 
 pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
-
-@pytest.fixture
-def net(work):
-    """A network without a posterior, and training images beside the test images."""
-    rng = np.random.default_rng(2)
-    kernel = 3 * rng.normal(size=(12, 8))
-    tensors = {
-        "dense_0/kernel": kernel,
-        "dense_0/bias": rng.normal(size=8) - kernel.sum(0) / 2,  # the mean of inputs is a half
-        "dense_1/kernel": rng.normal(size=(8, 10)),
-    }
-    files.write_tensors("net.npz", {n: t.astype(np.float32) for n, t in tensors.items()})
-    images = rng.integers(0, 256, (EXAMPLES, 3, 4), np.uint8)
-    inputs = images.reshape(EXAMPLES, 12) / 255.0
-    hidden = np.maximum(inputs @ tensors["dense_0/kernel"] + tensors["dense_0/bias"], 0)
-    labels = np.argmax(hidden @ tensors["dense_1/kernel"], 1).astype(np.uint8)
-    write_split(Path("data"), "train", images, labels)
-    np.savez("examples.npz", x=inputs.astype(np.float32), y=labels.astype(int))
-    return inputs
 
 
 def ridge(inputs, before, keep):
@@ -164,13 +139,12 @@ def test_a_leaf_that_no_layer_reads_is_named(net, capsys):
     assert np.count_nonzero(files.load("pruned.npz").tensors["w"]) == 18
 
 
-SWEEP = ("sweep", "net.npz", "--out", "results", "--samples", "2")
 SEVERAL = ("--algorithms", "global_obs,wanda,global_magnitude", "--sparsities", ".5,.7")
 
 
 @pytest.mark.slow
 def test_a_sweep_agrees_with_prune(net, capsys):
-    found = run_json(capsys, *SWEEP, "--data", "data", *SEVERAL)
+    found = run_json(capsys, *SWEEP_NET, "--data", "data", *SEVERAL)
     labels = [point["label"] for point in found["points"]]
     assert labels[:3] == ["global_obs, 50 %", "global_obs, 70 %", "wanda, 50 %"]
     words = ("--algorithm", "global_obs", "--sparsity", ".7", "--out", "pruned.npz")
@@ -180,11 +154,11 @@ def test_a_sweep_agrees_with_prune(net, capsys):
     pruned = run_json(capsys, "sweep", "pruned.npz", "--out", "other", *test)
     nll = pruned["points"][0]["mean"]["nll"]
     assert found["points"][1]["mean"]["nll"] == pytest.approx(nll, rel=1e-4)
-    again = run_json(capsys, *SWEEP, "--data", "data", *SEVERAL, "--resume")
+    again = run_json(capsys, *SWEEP_NET, "--data", "data", *SEVERAL, "--resume")
     assert again == found
     np.savez("test.npz", x=np.ones((5, 12)), y=np.zeros(5, int))
     others = ("--data", "test.npz", "--calibration", "examples.npz", "--algorithms", "obs")
-    found = run_json(capsys, *SWEEP, *others, "--sparsities", ".5", "--force")
+    found = run_json(capsys, *SWEEP_NET, *others, "--sparsities", ".5", "--force")
     assert [point["label"] for point in found["points"]] == ["obs, 50 %"]
 
 
@@ -198,122 +172,3 @@ def test_a_sweep_calibrates_where_it_can(net, capsys):
     (Path("data") / "train-images-idx3-ubyte.gz").unlink()
     found = run_json(capsys, *words, "--out", "without")
     assert [point["algorithm"] for point in found["points"]] == names[1:]
-
-
-def spoil(name):
-    """Make the current directory bad for one case."""
-    match name:
-        case "one":
-            np.savez("one.npz", x=np.ones((1, 12)), y=np.zeros(1, int))
-        case "narrow":
-            np.savez("narrow.npz", x=np.ones((200, 7)), y=np.zeros(200, int))
-        case "classes":
-            np.savez("classes.npz", x=np.ones((200, 12)), y=np.full(200, 10))
-        case "unlabelled":
-            np.savez("unlabelled.npz", x=np.ones((200, 12)))
-        case "no training part":
-            (Path("data") / "train-images-idx3-ubyte.gz").unlink()
-
-
-OUT = ("--out", "pruned.npz")
-RISE = ("--max-loss-rise", ".01", *OUT)
-NO_DATA = ("prune", "net.npz", "--algorithm", "obs", *OUT)
-BAD = {
-    "no data": ("", (*NO_DATA, "--sparsity", ".5"), "data: expected inputs to calibrate obs with"),
-    "data without need": (
-        "",
-        (*NET, "--algorithm", "magnitude", "--sparsity", ".5", *OUT),
-        "data: expected it with obs, global_obs or wanda alone, got data with magnitude",
-    ),
-    "a model without need": (
-        "",
-        (
-            "prune",
-            "net.npz",
-            "--algorithm",
-            "magnitude",
-            "--sparsity",
-            ".5",
-            "--model",
-            "a:b",
-            *OUT,
-        ),
-        "model: expected it with obs, global_obs or wanda alone, got a:b with bmr",
-    ),
-    "a tolerance without need": (
-        "",
-        ("prune", "posterior.npz", "--algorithm", "snr", *RISE),
-        "max-loss-rise: expected it with obs, global_obs or wanda alone, got 0.01 with snr",
-    ),
-    "both": ("", (*OBS, *RISE), "max-loss-rise, sparsity: expected exactly one of them"),
-    "both, a threshold": (
-        "",
-        (*NET, "--algorithm", "obs", "--threshold", "1", *RISE),
-        "max-loss-rise, threshold: expected exactly one of them, got 0.01 and 1.0",
-    ),
-    "neither": ("", (*NET, "--algorithm", "obs", *OUT), "expected exactly one of them, got 0"),
-    "a pattern": (
-        "",
-        (*NET, "--algorithm", "obs", "--type", "2:4", *RISE),
-        "max-loss-rise: expected none with 2:4",
-    ),
-    "a tolerance of 0": (
-        "",
-        (*NET, "--algorithm", "obs", "--max-loss-rise", "0", *OUT),
-        "max_loss_rise: expected",
-    ),
-    "another width": (
-        "narrow",
-        (*NO_DATA, "--sparsity", ".5", "--data", "narrow.npz"),
-        "net.npz, narrow.npz: model: expected one that takes inputs of shape (200, 7)",
-    ),
-    "labels of no class": (
-        "classes",
-        (*NO_DATA, "--data", "classes.npz", "--max-loss-rise", ".1"),
-        "net.npz, classes.npz: held_out: expected integers in [0, 10)",
-    ),
-    "no labels": (
-        "unlabelled",
-        (*NO_DATA, "--data", "unlabelled.npz", "--max-loss-rise", ".1"),
-        "unlabelled.npz: expected arrays x and y",
-    ),
-    "nothing to divide": (
-        "one",
-        (*NO_DATA, "--data", "one.npz", "--max-loss-rise", ".1"),
-        "one.npz: expected two examples to divide at least, got 1",
-    ),
-    "no training images": ("no training part", (*OBS, *OUT), "data: expected train-images-idx3"),
-    "no such data": (
-        "",
-        (*NO_DATA, "--sparsity", ".5", "--data", "nowhere"),
-        "nowhere: expected a directory",
-    ),
-    "no such model": ("", (*OBS, "--model", "nowhere:f", *OUT), "model: expected a function"),
-    "a sweep without inputs": (
-        "no training part",
-        (*SWEEP, "--data", "data", "--algorithms", "obs"),
-        "calibration: expected inputs to calibrate obs with, got none: data has no training",
-    ),
-    "a sweep that needs none": (
-        "",
-        (*SWEEP, "--data", "data", "--algorithms", "magnitude", "--calibration", "examples.npz"),
-        "calibration: expected it with obs, global_obs or wanda alone",
-    ),
-    "a sweep of another width": (
-        "narrow",
-        (*SWEEP, "--data", "data", "--algorithms", "obs", "--calibration", "narrow.npz"),
-        "net.npz, narrow.npz: model: expected one that takes inputs of shape (200, 7)",
-    ),
-}
-
-
-@pytest.mark.parametrize(("spoiled", "words", "message"), BAD.values(), ids=BAD)
-def test_bad_input_ends_in_one_line(net, capsys, spoiled, words, message):
-    spoil(spoiled)
-    code, out, err = run(capsys, *words)
-    assert (code, out) == (2, "")
-    assert message in err
-    assert err.startswith("bmrpruner: ")
-    assert err.count("\n") == 1
-    assert not Path("pruned.npz").exists()
-    assert not Path("results").exists()
