@@ -35,17 +35,7 @@ BAD = {
     ),
     "a model without need": (
         "",
-        (
-            "prune",
-            "net.npz",
-            "--algorithm",
-            "magnitude",
-            "--sparsity",
-            ".5",
-            "--model",
-            "a:b",
-            *OUT,
-        ),
+        ("prune", "posterior.npz", "--evidence", "--model", "a:b", *OUT),
         "model: expected it with obs, global_obs or wanda alone, got a:b with bmr",
     ),
     "a tolerance without need": (
