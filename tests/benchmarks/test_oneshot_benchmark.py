@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_to_compile")]
 @pytest.fixture
 def settings(tmp_path, monkeypatch):
     """Images of which a row tells the label, and a small network."""
-    small = Network(lambda key: init_mlp(key, (784, 12, 10)), mlp, 200)
+    small = Network(lambda key: init_mlp(key, (784, 24, 10)), mlp, 200)
     monkeypatch.setitem(benchmark.NETWORKS, "mlp", small)
     rng = np.random.default_rng(0)
     for part, n in (("train", 1000), ("t10k", 200)):
@@ -37,7 +37,7 @@ def settings(tmp_path, monkeypatch):
         examples=(200,),
         optimizers=("adamw",),
         seeds=(3,),
-        epochs=4,
+        epochs=20,
     )
 
 
@@ -58,7 +58,7 @@ def test_every_method_is_run_once(settings, monkeypatch):
 
     monkeypatch.setattr(benchmark, "run", None)  # what is there is not run again
     benchmark.main(settings)
-    settings.epochs = 5
+    settings.epochs = 21
     with pytest.raises(ValueError, match="choose another --out"):
         benchmark.main(settings)
 
