@@ -24,6 +24,7 @@ from bmrpruner._tree import (
 from bmrpruner.base_updater import BaseUpdater, SparseState
 from bmrpruner.posteriors import LayerwiseGaussian, LinearLayer
 from bmrpruner.registry import register_algorithm
+from bmrpruner.sparsity_types import Group
 
 
 @dataclasses.dataclass(eq=False)
@@ -60,6 +61,15 @@ class LayerwisePruning(BaseUpdater):
 
     wide: bool | None = None
     refits: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.sparsity_type, Group):
+            raise ValueError(
+                f"sparsity_type: expected single weights, blocks, N:M or channels for "
+                f"{type(self).__name__}, got {self.sparsity_type}: bmrpruner.pruning.prune_units("
+                "fn, params, batches, sparsity) removes units and refits the layers that read them."
+            )
 
     def score_layer(self, weights: jax.Array, layer: LinearLayer, damping: Any) -> jax.Array:
         """A score for each weight of a layer, (R, D), higher is more worth keeping."""
@@ -118,12 +128,27 @@ class LayerwisePruning(BaseUpdater):
         check_params(params)
         check_keywords(self, kwargs)
         scores = scores_of(self, params, None, grads, kwargs)
-        targets = self.eligible_targets(params, scores)
         self._warn_of_others(params, scores)
-        masks = self.create_masks(scores, targets)
+        return self.prune_by_scores(params, scores, kwargs["posterior"])
+
+    def prune_by_scores(
+        self, params: PyTree, scores: PyTree, posterior: LayerwiseGaussian
+    ) -> tuple[PyTree, PyTree]:
+        """Prune and refit by scores that are known: those of one network serve every sparsity.
+
+        Args:
+          params: The parameters that `calculate_scores` saw. What is zero stays zero.
+          scores: What it returned.
+          posterior: The one that it read.
+
+        Returns:
+          The refitted parameters, biases included, and the masks.
+        """
+        masks = self.create_masks(scores, self.eligible_targets(params, scores))
         pruned = self.apply_masks(params, masks, is_packed=False)
         if self.refits:
-            pruned = refitted(params, pruned, masks, kwargs["posterior"], self.wide)
+            keep = map_leaves(lambda m, p: None if m is None else m * (p != 0), masks, params)
+            pruned = refitted(params, pruned, keep, posterior, self.wide)
         return pruned, self._stored(masks, params)
 
     def wrap_optax(self, inner: Any, mask_updates: bool | None = None) -> Any:

@@ -17,6 +17,9 @@ EXAMPLES = {
   bmrpruner prune posterior.npz --algorithm snr --threshold 1 --out pruned.safetensors --packed
   bmrpruner prune posterior.npz --evidence --exclude 'head/*' --out pruned.npz
   bmrpruner prune posterior.npz --evidence --temperature .1 --out pruned.npz
+  bmrpruner prune net.npz --algorithm global_obs --data mnist/ --sparsity .95 --out pruned.npz
+  bmrpruner prune net.npz --algorithm obs --model mynet:forward --data new.npz \\
+    --max-loss-rise .01 --out pruned.npz                   # labels too: x and y
   bmrpruner prune checkpoint.safetensors --algorithm magnitude --type 2:4 --out pruned.npz
   bmrpruner prune @args.txt --force                        # options from a file, and one more""",
     "compact": """\
@@ -30,6 +33,8 @@ EXAMPLES = {
   bmrpruner sweep net.npz --model mynet:forward --data test.npz --ood other.npz --out results/
   bmrpruner sweep posterior.npz --data mnist/ --thresholds snr=.5,bmr=0 --out results/
   bmrpruner sweep posterior.npz --data mnist/ --temperature .1 --out results/
+  bmrpruner sweep net.npz --data test.npz --calibration train.npz --algorithms global_obs,wanda \\
+    --out results/
   bmrpruner sweep --config sweep.yaml --resume             # after Ctrl-C""",
     "report": """\
   bmrpruner report results/

@@ -120,8 +120,21 @@ def pruned(done: dict[str, Any]) -> list[Any]:
         table,
         f"{done['nonzeros']:,} of {done['weights']:,} weights are left; "
         f"{before:,} bytes became {after:,} ({after / before:.1%}).",
+        *_calibrated(done),
         f"Wrote {done['out']}.{hint}",
     ]
+
+
+def _calibrated(done: dict[str, Any]) -> list[str]:
+    """A line about the data of obs and its kin, and one about what they could not see."""
+    if "calibration" not in done:
+        return []
+    found = done["calibration"]
+    lines = [f"Calibrated with {found['examples']:,.0f} examples."]
+    if found["left_dense"]:
+        names = ", ".join(found["left_dense"])
+        lines.append(f"Left dense, as in no linear layer of the model: {names}.")
+    return lines
 
 
 def compacted(done: dict[str, Any]) -> list[Any]:

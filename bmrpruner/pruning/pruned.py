@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, NamedTuple
 
 import jax
@@ -63,7 +64,11 @@ class Pruned(NamedTuple):
 
 
 def prune(
-    params: PyTree, rule: Rule, posterior: DiagonalGaussian | LayerwiseGaussian | None = None
+    params: PyTree,
+    rule: Rule,
+    posterior: DiagonalGaussian | LayerwiseGaussian | None = None,
+    moments: LayerwiseGaussian | None = None,
+    scores: PyTree = None,
 ) -> Pruned:
     """Prune a network by a rule, and check the result against the masks.
 
@@ -71,6 +76,9 @@ def prune(
       params: Any pytree of arrays.
       rule: Which weights go.
       posterior: For the algorithms that read one.
+      moments: For the algorithms that refit what stays, beside a posterior of single weights: that
+        moves to the refitted weights, and keeps its precision.
+      scores: Scores of these algorithms, if they are known from another sparsity.
 
     Returns:
       What is left, with the masks.
@@ -84,16 +92,27 @@ def prune(
       >>> pruned.params['w'].tolist(), pruned.sparsity
       ([[0.0, -3.0]], 0.5)
     """
-    # In JAX's dtypes, in which the pruned leaves come out.
-    params = map_leaves(lambda leaf: jnp.asarray(leaf) if is_array(leaf) else leaf, params)
-    updater = make_updater(params, rule, posterior)
-    pruned, mask_tree = updater.instant_sparsify(params, posterior=posterior)
+    params = as_arrays(params)
+    reads = posterior if moments is None else moments
+    updater: Any = make_updater(params, rule, reads)
+    if scores is None:
+        pruned, mask_tree = updater.instant_sparsify(params, posterior=reads)
+    else:
+        pruned, mask_tree = updater.prune_by_scores(params, scores, reads)
     masks = {join(k): np.asarray(m) for k, m in keyed_leaves(mask_tree) if m is not None}
-    reduced = posterior.prune(mask_tree) if isinstance(posterior, DiagonalGaussian) else None
+    reduced = None
+    if isinstance(posterior, DiagonalGaussian):
+        mean = pruned if updater.is_one_shot else posterior.mean
+        reduced = dataclasses.replace(posterior, mean=mean).prune(mask_tree)
     result = Pruned(pruned, reduced, masks)
     # What refits the weights that it keeps has other values there.
     _check_gone(pruned if updater.is_one_shot else params, result)
     return result
+
+
+def as_arrays(params: PyTree) -> PyTree:
+    """The parameters in JAX's dtypes, in which pruned leaves come out."""
+    return map_leaves(lambda leaf: jnp.asarray(leaf) if is_array(leaf) else leaf, params)
 
 
 def _count(leaf: Any) -> int:

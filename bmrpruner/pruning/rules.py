@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+from collections.abc import Mapping
 from typing import Any
 
 from bmrpruner import api
@@ -88,6 +89,16 @@ class Rule:
             return f"{name}, {sign} {self.threshold:g}"
         return name if self._class.decides_sparsity else f"{name}, {self.sparsity_type}"
 
+    @property
+    def is_one_shot(self) -> bool:
+        """Whether it reads the moments of each layer's inputs and refits what stays, as obs does.
+
+        Example:
+          >>> Rule('obs', sparsity=0.9).is_one_shot, Rule('snr', sparsity=0.9).is_one_shot
+          (True, False)
+        """
+        return self._class.is_one_shot
+
     def resolved(self, posterior: DiagonalGaussian | None) -> Rule:
         """The rule with the temperature that it has for a posterior, as a number.
 
@@ -161,6 +172,17 @@ def algorithm_names() -> tuple[str, ...]:
     return tuple(
         name for name, algorithm in classes if not getattr(algorithm, "needs_training", True)
     )
+
+
+def rule_of(fields: Mapping[str, Any]) -> Rule:
+    """The rule with these fields, which JSON may have given back with lists for tuples.
+
+    Example:
+      >>> rule_of({'algorithm': 'snr', 'sparsity': 0.5, 'include': ['head/*']}).include
+      ('head/*',)
+    """
+    patterns = {key: tuple(fields[key]) for key in ("include", "exclude") if key in fields}
+    return Rule(**{**fields, **patterns})
 
 
 def make_updater(

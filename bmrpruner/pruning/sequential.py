@@ -18,7 +18,7 @@ from bmrpruner.algorithms import OBSPruning
 from bmrpruner.posteriors import LayerwiseGaussian
 from bmrpruner.posteriors.calibration import from_calibration, layers_of, peeked, repeatable
 from bmrpruner.pruning.layer_by_layer import refit_in_order
-from bmrpruner.pruning.tolerance import held_out_loss, largest_within
+from bmrpruner.pruning.tolerance import held_out_loss, largest_sparsity
 from bmrpruner.sparsity_types import NByM, Unstructured, as_sparsity_type
 
 
@@ -119,7 +119,12 @@ def prune_sequentially(
 
     start = params
     if max_loss_rise is not None:
-        start, masks = largest_within(fn, params, posterior, held_out, max_loss_rise, loss, updater)
+        scores = updater.calculate_scores(params, posterior=posterior)
+        share = largest_sparsity(
+            fn, params, posterior, held_out, max_loss_rise, loss, updater, scores
+        )
+        updater = dataclasses.replace(updater, sparsity=share)
+        start, masks = updater.prune_by_scores(params, scores, posterior)
     elif masks is None:
         masks = updater.instant_sparsify(params, posterior=posterior)[1]
     pruned, kept, seconds = refit_in_order(found, params, masks, posterior, batches, may_choose)

@@ -14,14 +14,14 @@ import jax.numpy as jnp
 from bmrpruner._frames import Frame, framed
 from bmrpruner._progress import shown
 from bmrpruner._tree import PyTree
-from bmrpruner.algorithms.one_shot import LayerwisePruning, refitted
+from bmrpruner.algorithms.one_shot import LayerwisePruning
 from bmrpruner.posteriors import LayerwiseGaussian
 
 TRIALS = 12  # halvings of the share that is kept, from all to a thousandth, on a logarithmic scale
 LEAST = 1e-3
 
 
-def largest_within(
+def largest_sparsity(
     fn: Callable[..., Any],
     params: PyTree,
     posterior: LayerwiseGaussian,
@@ -29,7 +29,8 @@ def largest_within(
     max_loss_rise: float,
     loss: Any,
     updater: LayerwisePruning,
-) -> tuple[PyTree, PyTree]:
+    scores: PyTree,
+) -> float:
     """Bisect the sparsity, with the weights removed in one order that is found once.
 
     Args:
@@ -40,28 +41,23 @@ def largest_within(
       max_loss_rise: How much the loss may rise, nats per example.
       loss: As in `posteriors.from_calibration`.
       updater: What chooses, at a sparsity of its own.
+      scores: The updater's scores of `params`.
 
     Returns:
-      Refitted parameters and masks.
+      The largest sparsity among the trials whose loss stays within; 0 if none does.
 
     Raises:
       ValueError: If `held_out` is empty or the dense network's loss there is not finite.
     """
     dense = held_out_loss(fn, params, held_out, loss)
-    scores = updater.calculate_scores(params, posterior=posterior)
-
-    def at(sparsity: float) -> tuple[PyTree, PyTree]:
-        chooses = dataclasses.replace(updater, sparsity=sparsity)
-        masks = chooses.create_masks(scores, chooses.eligible_targets(params, scores))
-        return refitted(params, updater.apply_masks(params, masks), masks, posterior), masks
-
-    best = at(0.0)
-    log_least, log_most = math.log(LEAST), 0.0
+    best, log_least, log_most = 0.0, math.log(LEAST), 0.0
     for _ in shown("max_loss_rise", range(TRIALS), "trials"):
         middle = (log_least + log_most) / 2
-        trial = at(1 - math.exp(middle))
-        if held_out_loss(fn, trial[0], held_out, loss) - dense <= max_loss_rise:
-            best, log_most = trial, middle
+        sparsity = 1 - math.exp(middle)
+        chooses = dataclasses.replace(updater, sparsity=sparsity)
+        trial, _ = chooses.prune_by_scores(params, scores, posterior)
+        if held_out_loss(fn, trial, held_out, loss) - dense <= max_loss_rise:
+            best, log_most = sparsity, middle
         else:
             log_least = middle
     return best

@@ -1,6 +1,7 @@
 """Find out how far a network can be pruned: tasks, evaluation, sweeps, pictures and reports."""
 
 from bmrpruner.study import idx, models
+from bmrpruner.study.calibration import has_calibration, load_calibration
 from bmrpruner.study.charts import draw_rounds, draw_shapes
 from bmrpruner.study.evaluation import Evaluator
 from bmrpruner.study.inspection import inspect_checkpoint
@@ -31,8 +32,10 @@ __all__ = [
     "draw_reliability",
     "draw_rounds",
     "draw_shapes",
+    "has_calibration",
     "idx",
     "inspect_checkpoint",
+    "load_calibration",
     "load_model",
     "load_task",
     "make_rules",

@@ -107,6 +107,36 @@ def read_split(
       Traceback (most recent call last):
       FileNotFoundError: /nowhere: expected a directory of MNIST-format files, got none.
     """
+    images = read_images(directory, part)
+    path = _find(Path(directory), f"{part}-labels-idx1-ubyte")
+    labels = read_idx(path, dims=1)
+    if len(images) != len(labels):
+        raise ValueError(
+            f"{path}: expected a label for each of {len(images)} images, got {len(labels)}."
+        )
+    if classes is not None and labels.max() >= classes:
+        raise ValueError(f"{path}: expected labels in [0, {classes}), got {labels.max()}.")
+    return images, labels.astype(np.int32)
+
+
+def read_images(directory: Path | str, part: str = "t10k") -> np.ndarray:
+    """Read the images of the training set or the test set, which needs no labels.
+
+    Args:
+      directory: Where the files are.
+      part: `'train'`, or `'t10k'` for the test set.
+
+    Returns:
+      float32 (n, pixels) in [0, 1].
+
+    Raises:
+      FileNotFoundError, NotADirectoryError, ValueError: As `read_split` does.
+
+    Example:
+      >>> read_images('/nowhere')
+      Traceback (most recent call last):
+      FileNotFoundError: /nowhere: expected a directory of MNIST-format files, got none.
+    """
     directory = Path(directory)
     if not directory.exists():
         raise FileNotFoundError(
@@ -117,16 +147,25 @@ def read_split(
             f"{directory}: expected a directory of MNIST-format files, got a file."
         )
     images = read_idx(_find(directory, f"{part}-images-idx3-ubyte"), dims=3)
-    path = _find(directory, f"{part}-labels-idx1-ubyte")
-    labels = read_idx(path, dims=1)
-    if len(images) != len(labels):
-        raise ValueError(
-            f"{path}: expected a label for each of {len(images)} images, got {len(labels)}."
-        )
-    if classes is not None and labels.max() >= classes:
-        raise ValueError(f"{path}: expected labels in [0, {classes}), got {labels.max()}.")
-    flat = images.reshape(len(images), -1)
-    return (flat / np.float32(255)).astype(np.float32), labels.astype(np.int32)
+    return (images.reshape(len(images), -1) / np.float32(255)).astype(np.float32)
+
+
+def has_split(directory: Path | str, part: str) -> bool:
+    """Whether the images of the training set or the test set are there.
+
+    Args:
+      directory: Where the files would be.
+      part: `'train'` or `'t10k'`.
+
+    Example:
+      >>> has_split('/nowhere', 'train')
+      False
+    """
+    try:
+        _find(Path(directory), f"{part}-images-idx3-ubyte")
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def read_idx(path: Path, dims: int) -> np.ndarray:

@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bmrpruner.files import Checkpoint, atomic_write
-from bmrpruner.pruning.pruned import prune
-from bmrpruner.pruning.rules import Rule
+from bmrpruner.files import atomic_write
+from bmrpruner.pruning.calibrated import Pruner
+from bmrpruner.pruning.rules import rule_of
 from bmrpruner.study import pictures, schema
 
 NAME = "results.json"
@@ -153,18 +153,18 @@ def save_csv(out: Path, results: Results) -> None:
             )
 
 
-def save_pictures(out: Path, results: Results, checkpoint: Checkpoint) -> None:
+def save_pictures(out: Path, results: Results, pruner: Pruner) -> None:
     """Draw all pictures; for the histograms, prune again by the hardest rule of each algorithm.
 
     Args:
       out: The directory.
       results: Points of one rule or more.
-      checkpoint: The dense network.
+      pruner: Has the dense network.
     """
-    params, posterior = checkpoint.params, checkpoint.posterior
+    params, posterior = pruner.params, pruner.posterior
     algorithms = pictures.algorithms_of(results.points)
     hardest = [pictures.by_sparsity(results.points, name)[-1] for name in algorithms]
-    pruned = {point["label"]: prune(params, _rule(point["rule"]), posterior) for point in hardest}
+    pruned = {point["label"]: pruner(rule_of(point["rule"])) for point in hardest}
     drawn = {
         "metrics.png": pictures.draw_metrics(results.points),
         "histograms.png": pictures.draw_histograms(params, posterior, pruned),
@@ -173,9 +173,3 @@ def save_pictures(out: Path, results: Results, checkpoint: Checkpoint) -> None:
     }
     for name, figure in drawn.items():
         pictures.save_figure(out / name, figure)
-
-
-def _rule(fields: dict[str, Any]) -> Rule:
-    """Make a rule of its fields in JSON, which has lists for tuples."""
-    patterns = {key: tuple(fields[key]) for key in ("include", "exclude")}
-    return Rule(**(fields | patterns))

@@ -16,7 +16,8 @@ import numpy as np
 from bmrpruner._checks import check_positive, check_seed
 from bmrpruner.files import Checkpoint
 from bmrpruner.metrics import nonzeros
-from bmrpruner.pruning.pruned import Pruned, prune
+from bmrpruner.pruning.calibrated import Calibration, Pruner
+from bmrpruner.pruning.pruned import Pruned
 from bmrpruner.pruning.rules import Rule
 from bmrpruner.registry import ALGORITHM_REGISTRY
 from bmrpruner.sparsity_types import NByM, Unstructured, parse_sparsity_type
@@ -27,12 +28,15 @@ from bmrpruner.study.tasks import Task, check_model, load_model
 Point = dict[str, Any]
 
 
-def default_algorithms(sparsity_type: str = "unstructured") -> tuple[str, ...]:
+def default_algorithms(
+    sparsity_type: str = "unstructured", is_calibrated: bool = False
+) -> tuple[str, ...]:
     """The algorithms that a sweep compares by default.
 
     Args:
       sparsity_type: What goes together. Single weights are ranked over the whole network, groups
         by layer.
+      is_calibrated: Whether calibration inputs are at hand, which obs needs.
 
     Returns:
       Registered names.
@@ -40,10 +44,12 @@ def default_algorithms(sparsity_type: str = "unstructured") -> tuple[str, ...]:
     Example:
       >>> default_algorithms('4x4')
       ('snr', 'bmr', 'magnitude')
+      >>> default_algorithms(is_calibrated=True)
+      ('global_obs', 'global_snr', 'global_bmr', 'global_magnitude')
     """
-    if isinstance(parse_sparsity_type(sparsity_type), Unstructured):
-        return "global_snr", "global_bmr", "global_magnitude"
-    return "snr", "bmr", "magnitude"
+    prefix = "global_" if isinstance(parse_sparsity_type(sparsity_type), Unstructured) else ""
+    names = ("obs", "snr", "bmr", "magnitude")
+    return tuple(prefix + name for name in names[not is_calibrated :])
 
 
 def make_rules(
@@ -93,6 +99,7 @@ def sweep(
     evaluator: Evaluator,
     done: Iterable[Point] = (),
     on_points: Callable[[list[Point]], None] = lambda points: None,
+    calibration: Calibration | None = None,
 ) -> list[Point]:
     """Prune by each rule and evaluate.
 
@@ -102,6 +109,8 @@ def sweep(
       evaluator: Measures the pruned networks.
       done: Points of an earlier run, which are not computed again.
       on_points: Called with all points so far whenever there are new ones.
+      calibration: For the algorithms that refit what stays, obs and its kin. The seconds of the
+        first of their points include the pass over it, and the search for the order of removal.
 
     Returns:
       A point for each rule: its fields under `rule`, the counted `sparsity`, `leaf_sparsity` and
@@ -118,21 +127,32 @@ def sweep(
       >>> [point['sparsity'] for point in points]
       [0.0, 0.5]
     """
-    rules = [rule.resolved(checkpoint.posterior) for rule in rules]
+    return _swept(_pruner(checkpoint, rules, calibration), rules, evaluator, done, on_points)
+
+
+def _swept(
+    pruner: Pruner,
+    rules: Sequence[Rule],
+    evaluator: Evaluator,
+    done: Iterable[Point],
+    on_points: Callable[[list[Point]], None],
+) -> list[Point]:
+    rules = [pruner.resolved(rule) for rule in rules]
     points = {json.dumps(point["rule"]): point for point in done}
     keys = {rule: json.dumps(dataclasses.asdict(rule)) for rule in rules}
     left = [rule for rule in rules if keys[rule] not in points]
-    params, posterior = checkpoint.params, checkpoint.posterior
     if left:
-        evaluator([Pruned(params, posterior, {})])  # compiles before the first point is timed
+        evaluator(
+            [Pruned(pruner.params, pruner.posterior, {})]
+        )  # compiles before the first point is timed
     for start in range(0, len(left), evaluator.width):
         group = left[start : start + evaluator.width]
         began = time.perf_counter()
-        networks = [prune(params, rule, posterior) for rule in group]
+        networks = [pruner(rule) for rule in group]
         measured = evaluator(networks)
         seconds = (time.perf_counter() - began) / len(group)
         for rule, network, metrics in zip(group, networks, measured, strict=True):
-            _check_changed(rule, params, network, evaluator)
+            _check_changed(rule, pruner.params, network, evaluator)
             points[keys[rule]] = _point(keys[rule], rule, network, seconds) | metrics
         on_points([points[keys[rule]] for rule in rules if keys[rule] in points])
     return [points[keys[rule]] for rule in rules]
@@ -150,6 +170,7 @@ def run_sweep(
     resume: bool = False,
     force: bool = False,
     on_points: Callable[[list[Point]], None] = lambda points: None,
+    calibration: Calibration | None = None,
 ) -> results.Results:
     """Run `sweep` and write to a directory: `results.json` after every point, CSV and pictures.
 
@@ -165,6 +186,7 @@ def run_sweep(
       resume: Go on with the results in `out`: points that are there are not computed again.
       force: Start over in `out`.
       on_points: As in `sweep`.
+      calibration: As in `sweep`.
 
     Returns:
       What `results.json` holds.
@@ -193,6 +215,9 @@ def run_sweep(
         "network": _fingerprint(checkpoint.tensors.values()),
         "prior_precision": checkpoint.info.get("prior_precision", 1.0),
     }
+    pruner = _pruner(checkpoint, rules, calibration)
+    if pruner.calibration is not None:
+        settings["calibration"] = _fingerprint(pruner.calibration.batches)
     function = load_model(model)
     check_model(function, checkpoint.params, task)
     evaluator = Evaluator(function, task, samples, seed, width)
@@ -204,12 +229,29 @@ def run_sweep(
         on_points(points)
 
     on_points(done)
-    points = sweep(checkpoint, rules, evaluator, done, keep)
+    points = _swept(pruner, rules, evaluator, done, keep)
     found = results.Results(settings, points, version, complete=True)
     results.save(out, found)
     results.save_csv(out, found)
-    results.save_pictures(out, found, checkpoint)
+    results.save_pictures(out, found, pruner)
     return found
+
+
+def _pruner(
+    checkpoint: Checkpoint, rules: Sequence[Rule], calibration: Calibration | None
+) -> Pruner:
+    """What prunes the network; with the calibration if a rule needs it, and none in vain."""
+    needs = [rule.algorithm for rule in rules if rule.is_one_shot]
+    if needs and calibration is None:
+        raise ValueError(
+            f"calibration: expected a model and inputs for {needs[0]}, which refits what stays, "
+            "got none."
+        )
+    if calibration is not None and calibration.max_loss_rise is not None:
+        raise ValueError(
+            f"max_loss_rise: expected none in a sweep, got {calibration.max_loss_rise}."
+        )
+    return Pruner(checkpoint.params, checkpoint.posterior, calibration if needs else None)
 
 
 def _temperature(algorithm: str, temperature: float | None) -> dict[str, Any]:

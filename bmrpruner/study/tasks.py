@@ -16,7 +16,8 @@ import numpy as np
 from bmrpruner._checks import check_seed
 from bmrpruner._tree import PyTree
 from bmrpruner.files import read_tensors
-from bmrpruner.study.idx import read_split
+from bmrpruner.pruning.calibrated import check_labels, count_classes
+from bmrpruner.study.idx import read_images, read_split
 
 Model = Callable[[PyTree, Any], jax.Array]
 _MOST = np.iinfo(np.int32).max
@@ -67,9 +68,9 @@ def load_task(data: Path | str, ood: Path | str | None = None, seed: int = 0) ->
       (5, 3)
     """
     check_seed("seed", seed)
-    inputs, labels = _read_labelled(Path(data))
+    inputs, labels = read_labelled(Path(data))
     if ood is not None:
-        outside = load_inputs(ood)
+        outside = read_inputs(Path(ood))
         if outside.shape[1:] != inputs.shape[1:]:
             raise ValueError(
                 f"{ood}: x: expected inputs of shape {inputs.shape[1:]} as in {data}, "
@@ -133,18 +134,9 @@ def check_model(model: Model, params: PyTree, task: Task) -> int:
       4
     """
     inputs = jax.ShapeDtypeStruct((len(task.labels), *task.inputs.shape[1:]), jnp.float32)
-    logits = check_takes(model, params, inputs)
-    shape = getattr(logits, "shape", None)
-    if shape is None or len(shape) != 2 or shape[0] != len(task.labels):
-        raise ValueError(
-            f"model: expected logits of shape ({len(task.labels)}, classes), got {shape}."
-        )
-    if task.labels.max() >= shape[1] or task.labels.min() < 0:
-        raise ValueError(
-            f"labels: expected integers in [0, {shape[1]}), the classes of the model, "
-            f"got {task.labels.min()} to {task.labels.max()}."
-        )
-    return int(shape[1])
+    classes = count_classes(model, params, inputs)
+    check_labels("labels", task.labels, classes)
+    return classes
 
 
 def check_takes(model: Model, params: PyTree, inputs: Any) -> Any:
@@ -190,15 +182,13 @@ def load_inputs(path: Path | str) -> np.ndarray:
       >>> load_inputs(path).shape
       (5, 3)
     """
-    path = Path(path)
-    if path.suffix != ".npz":
-        return read_split(path, "t10k")[0]
-    return _as_inputs(path, _read_arrays(path, "x")["x"])
+    return read_inputs(Path(path))
 
 
-def _read_labelled(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def read_labelled(path: Path, part: str = "t10k") -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and labels: of a part of MNIST-format files, or all of an `.npz` file."""
     if path.suffix != ".npz":
-        return read_split(path, "t10k")
+        return read_split(path, part)
     arrays = _read_arrays(path, "x", "y")
     inputs, labels = _as_inputs(path, arrays["x"]), arrays["y"]
     if labels.shape != inputs.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
@@ -211,6 +201,13 @@ def _read_labelled(path: Path) -> tuple[np.ndarray, np.ndarray]:
             f"{path}: y: expected integers in [0, 2**31), got {labels.min()} to {labels.max()}."
         )
     return inputs, labels.astype(np.int32)
+
+
+def read_inputs(path: Path, part: str = "t10k") -> np.ndarray:
+    """Inputs alone, from the same."""
+    if path.suffix != ".npz":
+        return read_images(path, part)
+    return _as_inputs(path, _read_arrays(path, "x")["x"])
 
 
 def _read_arrays(path: Path, *names: str) -> dict[str, np.ndarray]:

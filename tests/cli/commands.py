@@ -9,6 +9,10 @@ from tests.idx_files import write_split
 
 PRUNE = ("prune", "posterior.npz", "--out", "pruned.npz", "--algorithm", "snr")
 SWEEP = ("sweep", "posterior.npz", "--data", "data", "--out", "results", "--samples", "2")
+NET = ("prune", "net.npz", "--data", "data")
+OBS = (*NET, "--algorithm", "obs", "--sparsity", ".5")
+SWEEP_NET = ("sweep", "net.npz", "--out", "results", "--samples", "2")
+EXAMPLES = 300  # training images
 FAST = ("--algorithms", "snr,magnitude", "--sparsities", "0,.5")
 
 
