@@ -41,8 +41,8 @@ def _split(draws: jax.Array) -> jax.Array:
 
 def _normal_ranks(chains: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """Normal scores of the ranks among all draws, equation 14; and the two draws in the middle."""
-    rows = chains.reshape(-1, math.prod(chains.shape[2:])).T  # a row for each weight: sorts faster
-    size = rows.shape[1]
+    size = chains.shape[0] * chains.shape[1]
+    rows = chains.reshape(size, math.prod(chains.shape[2:])).T  # one per weight: sorts faster
     position = jax.lax.broadcasted_iota(jnp.int32, rows.shape, 1)
     ordered, source = jax.lax.sort((rows, position), num_keys=1)
     # Equal draws share the mean of their ranks: the first and the last position of each run.

@@ -61,7 +61,7 @@ def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table with a column for each name; on narrow screens, a block for each row.
 
     Example:
-      >>> table(['leaf'], [['a&b']])[-63:]
+      >>> table(['leaf'], [['a&b']])[-66:]
       '<tbody><tr><td data-label="leaf">a&amp;b</td></tr></tbody></table>'
     """
     head = "".join(f"<th>{html.escape(name)}</th>" for name in names)

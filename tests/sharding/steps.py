@@ -1,5 +1,7 @@
 """The training that one device, a mesh of eight and two processes must all agree on."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,11 @@ def wrapped(name, **kwargs):
     make, inner = {
         "adam, magnitude": (bmrpruner.MagnitudePruning, optax.adam(1e-2)),
         "adam, global magnitude": (bmrpruner.GlobalMagnitudePruning, optax.adam(1e-2)),
-        "ivon, bmr": (bmrpruner.BMRPruning, bmrpruner.ivon(0.1, ess=50)),
+        # The norm of a step and a temperature that is found are sums of floats, which round.
+        "ivon, bmr": (
+            functools.partial(bmrpruner.BMRPruning, temperature=1.0),
+            bmrpruner.ivon(0.1, ess=50, clip_norm=None),
+        ),
     }[name]
     sparsity = None if isinstance(kwargs.get("sparsity_type"), NByM) else 0.8
     pruner = make(sparsity=sparsity, scheduler=SCHEDULE, **kwargs)
