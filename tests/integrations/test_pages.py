@@ -3,6 +3,7 @@
 Not collected by default, as it needs the frameworks: `bash run.sh integrations`.
 """
 
+import ast
 import contextlib
 import functools
 import io
@@ -105,6 +106,13 @@ def test_every_page_is_tested_and_in_the_table():
     assert {path.stem for path in FOLDER.glob("*.md")} == {*PAGES, "index"}
     rows = dict(re.findall(r"^\| \[.*?\]\((\w+)\.md\) \| `(.*?)`", text("index"), re.MULTILINE))
     assert rows == {name: re.search(f"^(.*){MARK}", block(name), re.MULTILINE)[1] for name in PAGES}
+
+
+@pytest.mark.parametrize("name", ["flax_nnx", "haiku", "keras", "penzai"])
+def test_a_page_says_what_key_paths_are(name):
+    said = ast.literal_eval(re.search(r"such as\s`(\(.*?\))`", text(name))[1])
+    params = PAGES[name].params(run_page(name)[0])
+    assert "/".join(said) in bmrpruner.summarize_sparsity(params)
 
 
 def test_orbax_resumes_to_the_same_bits():
