@@ -13,6 +13,7 @@ from bmrpruner import metrics, posteriors
 
 
 def fn(params, x):
+    """A network of four hidden units."""
     return jnp.sin(x @ params["a"]) @ params["b"]
 
 
