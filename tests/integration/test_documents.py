@@ -33,7 +33,7 @@ def test_the_snippets_are_short():
 
 def test_a_jaxpruner_script():
     params = names_after(0)["params"]
-    assert int(jnp.count_nonzero(params["kernel"])) == 51
+    assert int(jnp.count_nonzero(params["kernel"])) == 52
 
 
 def test_training_with_ivon_and_bmr():
