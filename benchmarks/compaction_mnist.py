@@ -4,10 +4,10 @@ python benchmarks/compaction_mnist.py --data mnist/ --out compaction/           
 python benchmarks/compaction_mnist.py --data mnist/ --out compaction/ --networks mlp --seeds 0
 python benchmarks/compaction_mnist.py --data mnist/ --out compaction/ --report   # the tables
 
-Networks are trained with IVON, under a prior that stays as it is while units go. Units are ranked
-by ΔF, SNR, magnitude, or at random, over the whole network, after training or during it;
-'adaptive_bmr' prunes where ΔF > 0. All are compacted; dense and small networks are timed in turns,
-in one run. Every training run leaves a file in `--out`; what is there is not run again.
+Networks are trained with IVON, under a prior that widens while units go. Units are ranked by ΔF,
+SNR, magnitude, or at random, over the whole network, after training or during it; 'adaptive_bmr'
+prunes where ΔF > 0. All are compacted; dense and small networks are timed in turns, in one run.
+Every training run leaves a file in `--out`; what is there is not run again.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def run(
     """Train, prune if that is still to do, compact, evaluate."""
     algorithm = training.algorithm
     options = {} if algorithm == "no_prune" else {"sparsity_type": model.kind(algorithm)}
-    tx = make_optimizer(training, len(data.train_images), settings.epochs, False, **options)
+    tx = make_optimizer(training, len(data.train_images), settings.epochs, **options)
     params, state = train(training, tx, model.network, data, settings.epochs, progress)
     if algorithm != "no_prune":
         networks = [("during", algorithm, training.sparsity, params)]

@@ -100,6 +100,8 @@ def check(settings: Settings) -> None:
     for optimizer in settings.optimizers:
         if optimizer not in known:
             raise ValueError(f"optimizers: expected some of {', '.join(known)}, got {optimizer!r}.")
+    if list(settings.sparsities) != sorted(settings.sparsities):
+        raise ValueError(f"sparsities: expected them to rise, got {settings.sparsities}.")
     for number in settings.examples:
         if number < 1:
             raise ValueError(f"examples: expected 1 at least, got {number}.")
@@ -211,7 +213,10 @@ def pruned_by(algorithm: str, params: Any, posterior: Any, sparsity: float) -> A
 def calibrated(
     network: Network, params: Any, batches: list[Any]
 ) -> dict[str, tuple[float, Pruned]]:
-    """The methods by name: the seconds before the first sparsity, and the network at one."""
+    """The methods by name: the seconds before the first sparsity, and the network at one.
+
+    `obs_in_turn` prunes what it made of the sparsity before, so that these have to rise.
+    """
     begin = time.perf_counter()
     found = layers_of(network.apply, params, batches[0])
     moments = posteriors.from_calibration(found, params, batches)
@@ -229,6 +234,13 @@ def calibrated(
         masks = obs(sparsity)[1]
         return refit_in_order(found, params, masks, moments, batches, Unstructured())[0]
 
+    latest = params
+
+    def in_turn(sparsity: float) -> Any:
+        nonlocal latest
+        latest, _ = bmrpruner.prune_sequentially(network.apply, latest, batches, sparsity)
+        return latest
+
     def wanda(sparsity: float) -> Any:
         pruner = bmrpruner.WandaPruning(sparsity=sparsity)
         return pruner.instant_sparsify(params, posterior=moments)[0]
@@ -236,6 +248,7 @@ def calibrated(
     return {
         "obs": (elimination, lambda sparsity: obs(sparsity)[0]),
         "obs_sequential": (elimination, sequential),
+        "obs_in_turn": (0.0, in_turn),
         "wanda": (calibration, wanda),
         "sweep": (calibration, lambda sparsity: swept(params, moments, sparsity)),
     }

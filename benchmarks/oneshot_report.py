@@ -17,6 +17,7 @@ Row = dict[str, Any]
 METHODS = {
     "dense": "dense",
     "obs_sequential": "OBS, sequential",
+    "obs_in_turn": "OBS, sequential, from the column before",
     "obs": "OBS, global",
     "bmr": "BMR, global",
     "magnitude": "magnitude, global",

@@ -36,19 +36,16 @@ class Training(NamedTuple):
         return "-".join(str(part) for part in self) + ".json"
 
 
-def make_optimizer(
-    training: Training, examples: int, epochs: int, widens: bool = True, **options: Any
-) -> Any:
+def make_optimizer(training: Training, examples: int, epochs: int, **options: Any) -> Any:
     """AdamW, or IVON by its recipe, wrapped by the pruner, which keeps pruned weights at zero.
 
-    `widens` says whether IVON's prior becomes wider while weights go; other options are the
-    pruner's own.
+    The options are the pruner's own.
     """
     steps = count_steps(examples, epochs)
     if training.optimizer in ESS:
         ess = ESS[training.optimizer] * examples
         prior = 60 / ess
-        if widens and training.algorithm != "no_prune":
+        if training.algorithm != "no_prune":
             # The prior that decides which weights go is too narrow for those that stay.
             fall = int(0.3 * steps)
             prior = optax.exponential_decay(prior, fall, 0.1, fall, end_value=0.1 * prior)

@@ -20,11 +20,13 @@ import optax
 from command_line import run
 from data import Dataset, load, random_batches
 from prune_plan import Plan, Settings, checked, make_plan
-from prune_report import SMALL, Network, evaluate, progress_bar, write_report
+from prune_report import DURING, SMALL, Network, evaluate, progress_bar, write_report
 
 import bmrpruner
 from bmrpruner.sparsity_types import Group
 from bmrpruner.study.models import init_mlp, mlp
+
+BY = {"AdamW": "magnitude", "IVON": "BMR"}  # what prunes during training
 
 
 def main(settings: Settings) -> None:
@@ -43,7 +45,7 @@ def main(settings: Settings) -> None:
                 print(text, flush=True)
             params, state = train(tx, optimizer == "IVON", plan, data, seed)
             small = bmrpruner.compact(mlp, params, data.test_images) if when == SMALL else None
-            by = "" if when == "dense" else "BMR"
+            by = {"dense": "", DURING: BY[optimizer], SMALL: "BMR"}[when]
             networks = [Network(optimizer, when, by, sparsity, params, small)]
             if when == "dense":
                 dense[optimizer] = networks[0]
@@ -69,10 +71,16 @@ def make_optimizers(plan: Plan, sparsities: tuple[float, ...]) -> dict[Any, Any]
     units = Group(bmrpruner.dependency_groups(mlp, shapes, images), cost="parameters")
     optimizers = {("AdamW", "dense", 0.0): adamw, ("IVON", "dense", 0.0): ivon}
     for sparsity in sparsities:
+        magnitude = bmrpruner.MagnitudePruning(
+            sparsity=sparsity, scope="global", scheduler=schedule
+        )
         bmr = bmrpruner.BMRPruning(sparsity=sparsity, scope="global", scheduler=schedule)
-        optimizers["IVON", "during training", sparsity] = bmr.wrap_optax(ivon, mask_updates=True)
-        bmr = bmrpruner.BMRPruning(sparsity=sparsity, sparsity_type=units, scheduler=schedule)
-        optimizers["IVON", SMALL, sparsity] = bmr.wrap_optax(ivon, mask_updates=True)
+        whole = bmrpruner.BMRPruning(sparsity=sparsity, sparsity_type=units, scheduler=schedule)
+        optimizers |= {
+            ("AdamW", DURING, sparsity): magnitude.wrap_optax(adamw, mask_updates=True),
+            ("IVON", DURING, sparsity): bmr.wrap_optax(ivon, mask_updates=True),
+            ("IVON", SMALL, sparsity): whole.wrap_optax(ivon, mask_updates=True),
+        }
     return optimizers
 
 

@@ -17,6 +17,7 @@ STYLES = {  # color, line and marker of a method
     ("after training", "IVON", "BMR"): ("C4", "--", "o"),
     ("after training", "AdamW", "OBS"): ("0.45", "--", "s"),
     ("after training", "IVON", "OBS"): ("C2", "--", "s"),
+    ("during training", "AdamW", "magnitude"): ("0.45", "-", "v"),
     ("during training", "IVON", "BMR"): ("C0", "-", "o"),
     ("units, cut out", "IVON", "BMR"): ("C3", "-", "D"),
 }

@@ -24,8 +24,8 @@ from bmrpruner.study.models import mlp
 from bmrpruner.study.shrinking import milliseconds
 
 Row = dict[str, Any]
-SMALL = "units, cut out"
-WHEN = ("dense", "after training", "during training", SMALL)
+DURING, SMALL = "during training", "units, cut out"
+WHEN = ("dense", "after training", DURING, SMALL)
 SIZES = ("params", "kFLOP", "kB", "ms")
 
 

@@ -103,7 +103,7 @@ def test_it_leaves_a_table_numbers_and_pictures(tmp_path):
     assert finished.returncode == 0, finished.stderr
     lines = finished.stdout.splitlines()
     table = [line for line in lines if " AdamW" in line or " IVON" in line]
-    assert len([line for line in table if "seed" not in line]) == 9
+    assert len([line for line in table if "seed" not in line]) == 10
     out = tmp_path / "out"
     names = {"results.json", "accuracy.png", "calibration_and_size.png"}
     assert {path.name for path in out.iterdir()} == names
@@ -113,8 +113,9 @@ def test_it_leaves_a_table_numbers_and_pictures(tmp_path):
     assert {(row["when"], row["optimizer"], row["by"]) for row in rows} == {
         ("dense", "AdamW", ""),
         ("dense", "IVON", ""),
-        *(("after training", name, by) for name in ("AdamW", "IVON") for by in ("magnitude", "OBS")),
-        ("after training", "IVON", "BMR"),
+        *(("after training", "AdamW", by) for by in ("magnitude", "OBS")),
+        *(("after training", "IVON", by) for by in ("magnitude", "BMR", "OBS")),
+        ("during training", "AdamW", "magnitude"),
         ("during training", "IVON", "BMR"),
         ("units, cut out", "IVON", "BMR"),
     }
