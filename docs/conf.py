@@ -29,8 +29,8 @@ default_role = "py:obj"
 add_module_names = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-napoleon_use_ivar = True
 napoleon_use_rtype = False
+napoleon_custom_sections = [(name, "params_style") for name in ("Attributes", "Settings")]
 maximum_signature_line_length = 80
 python_display_short_literal_types = True
 toc_object_entries_show_parents = "hide"
@@ -43,9 +43,11 @@ html_title = "bmrpruner"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_copy_source = False
+html_domain_indices = False
+html_use_index = False
 html_show_copyright = False
-html_last_updated_fmt = None
 html_theme_options = {
+    "navbar_persistent": [],
     "use_download_button": False,
     "use_fullscreen_button": False,
     "show_toc_level": 2,

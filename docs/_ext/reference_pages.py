@@ -31,6 +31,7 @@ import bmrpruner
 
 logger = logging.getLogger(__name__)
 FOLDER = "reference"
+HIDDEN = "\ue000"
 HEAD = """\
 Reference
 =========
@@ -43,12 +44,18 @@ Of a default that is not a plain number or string the signatures show ``…``; `
 
 
 def escaped(line: str) -> str:
-    """A line of a docstring with bars for absolute values as they are, which are markup otherwise.
+    r"""A line of a docstring in which |w|, Σ_:q and \`Type\`s are no markup of reStructuredText.
 
     Args:
       line: Text in which backquotes hold code.
     """
-    return re.sub(r"(`[^`]*`)|\|", lambda found: found[1] or r"\|", line)
+    code_or_mark = r"(``.*?``|`[^`]*`)(?=(\w)?)|\||(?<=\w)_(?!\w)"
+
+    def as_shown(found: re.Match[str]) -> str:
+        code, letter = found.groups()
+        return f"\\{found[0]}" if code is None else code + ("\\ " if letter else "")
+
+    return re.sub(code_or_mark, as_shown, line)
 
 
 def entry(name: str, value: Any) -> str:
@@ -63,8 +70,9 @@ def entry(name: str, value: Any) -> str:
     """
     path = home(name, value)
     if is_constant(value):
-        text = constants()[name].replace("Example:\n", ".. rubric:: Example\n\n")
-        return f".. py:data:: {path}\n\n" + textwrap.indent(textwrap.dedent(text), "   ") + "\n"
+        text, _, example = constants()[name].partition("Example:\n")
+        shown = f"{text}.. rubric:: Example\n\n{textwrap.dedent(example)}"
+        return f".. py:data:: {name}\n\n" + textwrap.indent(shown, "   ") + "\n"
     others = [f"{m.__name__}.{n}" for m in modules() for n, v in names_of(m).items() if v is value]
     also = ", ".join(f"``{other}``" for other in others if other != path)
     more = f"\n   Also {also}.\n" if also else ""
@@ -73,7 +81,8 @@ def entry(name: str, value: Any) -> str:
         more += f"\n   In configurations {', '.join(f'``{n!r}``' for n in registered)}.\n"
     if not inspect.isclass(value):
         return f".. autofunction:: {path}\n{more}"
-    return f".. autoclass:: {path}\n   :members: {', '.join(methods(value))}\n{more}"
+    members = f"   :members: {', '.join(methods(value))}\n" if methods(value) else ""
+    return f".. autoclass:: {path}\n{members}{more}"
 
 
 def methods(cls: type) -> list[str]:
@@ -117,13 +126,22 @@ def page(module: ModuleType) -> str:
     return "\n".join([*parts, *lines, "", *entries])
 
 
+def short(module: ModuleType) -> str:
+    """The name of a module for the narrow menu.
+
+    Args:
+      module: One of `modules()`.
+    """
+    return module.__name__.removeprefix("bmrpruner.")
+
+
 def pages() -> dict[str, str]:
     """The pages of the reference by the names of their files."""
     found = {f"{module.__name__}.rst": page(module) for module in modules()}
     lines = [
         f"- :doc:`{module.__name__}`: {escaped(first_line('', module))}" for module in modules()
     ]
-    inside = "\n".join(f"   {module.__name__}" for module in modules())
+    inside = "\n".join(f"   {short(module)} <{module.__name__}>" for module in modules())
     found["index.rst"] = f"{HEAD}\n.. toctree::\n   :hidden:\n\n{inside}\n\n" + "\n".join(lines) + "\n"
     return found
 
@@ -150,13 +168,20 @@ def show_signature(app: Any, what: str, name: str, value: Any, *rest: Any) -> An
     return (signature(value), None) if what in ("function", "class") else None
 
 
-def show_bars(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
-    """Keep bars in docstrings as they are, for Sphinx's `autodoc-process-docstring`."""
+def keep_colons(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Hide a colon in what is returned, which Napoleon takes for the end of a type."""
+    for i in range(1, len(lines)):
+        if lines[i - 1].strip() == "Returns:":
+            lines[i] = lines[i].replace(":", HIDDEN)
+
+
+def show_marks(app: Any, what: str, name: str, value: Any, options: Any, lines: list[str]) -> None:
+    """Keep bars and the like in docstrings as they are, and show the hidden colons."""
     in_math = False
     for i, line in enumerate(lines):
         in_math = line.startswith(".. math::") or (in_math and (not line or line[0] == " "))
         if not in_math and not line.lstrip().startswith((">>>", "...")):
-            lines[i] = escaped(line)
+            lines[i] = escaped(line).replace(HIDDEN, ":")
 
 
 def check_names(app: Any, env: Any) -> None:
@@ -202,7 +227,8 @@ def setup(app: Any) -> dict[str, bool]:
     """Connect the functions above with Sphinx."""
     app.connect("builder-inited", write_pages)
     app.connect("autodoc-process-signature", show_signature)
-    app.connect("autodoc-process-docstring", show_bars, priority=600)
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # before Napoleon's 500
+    app.connect("autodoc-process-docstring", show_marks, priority=600)
     app.connect("env-check-consistency", check_names)
     app.connect("missing-reference", link_other_names)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
