@@ -21,6 +21,7 @@ myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_raise_on_error = True
+nb_execution_in_temp = True
 nb_execution_timeout = 300
 nb_merge_streams = True
 
@@ -40,9 +41,11 @@ html_math_renderer = "mathml"
 myst_update_mathjax = False
 html_theme = "sphinx_book_theme"
 html_title = "bmrpruner"
+html_favicon = "_static/favicon.svg"
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_copy_source = False
+html_show_search_summary = False  # reads the pages again, which browsers refuse for files
 html_domain_indices = False
 html_use_index = False
 html_show_copyright = False
@@ -52,3 +55,4 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "show_toc_level": 2,
 }
+html_context = {"default_mode": "auto"}

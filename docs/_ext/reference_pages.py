@@ -44,18 +44,25 @@ Of a default that is not a plain number or string the signatures show ``…``; `
 
 
 def escaped(line: str) -> str:
-    r"""A line of a docstring in which |w|, Σ_:q and \`Type\`s are no markup of reStructuredText.
+    r"""A line of a docstring with what reStructuredText would take for markup kept as it is.
+
+    Names in backquotes stay, as they may become links; other code gets two backquotes. Bars, as in
+    |w|, and underscores, as in Σ_:q, get a backslash.
 
     Args:
       line: Text in which backquotes hold code.
     """
-    code_or_mark = r"(``.*?``|`[^`]*`)(?=(\w)?)|\||(?<=\w)_(?!\w)"
+    mark = r"(``.*?``|`[^`]*`)(?=(\w)?)|\||(?<=\w)_(?!\w)"
 
     def as_shown(found: re.Match[str]) -> str:
         code, letter = found.groups()
-        return f"\\{found[0]}" if code is None else code + ("\\ " if letter else "")
+        if code is None:
+            return f"\\{found[0]}"
+        is_name = code.startswith("``") or code.strip("`").replace(".", "_").isidentifier()
+        shown = code if is_name and code[1] != "." else f"`{code}`"
+        return shown + ("\\ " if letter else "")
 
-    return re.sub(code_or_mark, as_shown, line)
+    return re.sub(mark, as_shown, line)
 
 
 def entry(name: str, value: Any) -> str:
@@ -113,7 +120,8 @@ def page(module: ModuleType) -> str:
     title = module.__name__
     parts = [f"{title}\n{'=' * len(title)}\n\n.. automodule:: {title}\n"]
     lines, entries = [], []
-    for name, value in names_of(module).items():
+    by_kind = sorted(names_of(module).items(), key=lambda item: inspect.ismodule(item[1]))
+    for name, value in by_kind:
         if inspect.ismodule(value):
             is_here = not value.__name__.endswith(NOT_HERE)
             shown = f":doc:`{name} <{value.__name__}>`" if is_here else f"``{name}``"
@@ -142,7 +150,9 @@ def pages() -> dict[str, str]:
         f"- :doc:`{module.__name__}`: {escaped(first_line('', module))}" for module in modules()
     ]
     inside = "\n".join(f"   {short(module)} <{module.__name__}>" for module in modules())
-    found["index.rst"] = f"{HEAD}\n.. toctree::\n   :hidden:\n\n{inside}\n\n" + "\n".join(lines) + "\n"
+    found["index.rst"] = (
+        f"{HEAD}\n.. toctree::\n   :hidden:\n\n{inside}\n\n" + "\n".join(lines) + "\n"
+    )
     return found
 
 
@@ -192,7 +202,9 @@ def check_names(app: Any, env: Any) -> None:
             path = value.__name__ if inspect.ismodule(value) else home(name, value)
             if path not in shown and not path.endswith(NOT_HERE):
                 logger.warning("%s.%s: no entry in the reference", module.__name__, name)
-            has_example = inspect.ismodule(value) or ">>> " in (constants().get(name) or value.__doc__ or "")
+            has_example = inspect.ismodule(value) or ">>> " in (
+                constants().get(name) or value.__doc__ or ""
+            )
             if not has_example:
                 logger.warning("%s.%s: no example", module.__name__, name)
 
