@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import latex2mathml.converter
 from docutils import nodes
+from sphinx.util import logging
 from sphinx.util.math import get_node_equation_number
+
+logger = logging.getLogger(__name__)
 
 
 def visit_math(translator: Any, node: nodes.math) -> None:
@@ -27,7 +31,13 @@ def visit_displaymath(translator: Any, node: nodes.math_block) -> None:
 
 
 def _mathml(node: nodes.Element, display: str) -> str:
-    return latex2mathml.converter.convert(node.astext().strip(), display=display)
+    text = node.astext().strip().replace("{aligned}", "{align*}")
+    if r"\\" in text and r"\begin" not in text:
+        text = rf"\begin{{align*}}{text}\end{{align*}}"
+    found = latex2mathml.converter.convert(text, display=display)
+    if unknown := re.findall(r"\\\w+", found):
+        logger.warning("%s: not known as MathML: %s", text, ", ".join(unknown), location=node)
+    return found
 
 
 def setup(app: Any) -> dict[str, bool]:

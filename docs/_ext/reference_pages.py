@@ -38,8 +38,8 @@ Reference
 
 Every public name, by module. What a user types is at the top, in :doc:`bmrpruner`.
 
-Of a default that is not a plain number or string the signatures show ``…``; ``**fields`` are those of
-:py:obj:`~bmrpruner.base_updater.BaseUpdater`.
+Of a default that is not a plain number or string the signatures show ``…``; ``**fields`` are those
+of :py:obj:`BaseUpdater <bmrpruner.base_updater.BaseUpdater>`.
 """
 
 
@@ -150,9 +150,8 @@ def pages() -> dict[str, str]:
         f"- :doc:`{module.__name__}`: {escaped(first_line('', module))}" for module in modules()
     ]
     inside = "\n".join(f"   {short(module)} <{module.__name__}>" for module in modules())
-    found["index.rst"] = (
-        f"{HEAD}\n.. toctree::\n   :hidden:\n\n{inside}\n\n" + "\n".join(lines) + "\n"
-    )
+    menu = f".. toctree::\n   :hidden:\n\n{inside}\n"
+    found["index.rst"] = "\n".join([HEAD, menu, *lines, ""])
     return found
 
 
@@ -202,10 +201,8 @@ def check_names(app: Any, env: Any) -> None:
             path = value.__name__ if inspect.ismodule(value) else home(name, value)
             if path not in shown and not path.endswith(NOT_HERE):
                 logger.warning("%s.%s: no entry in the reference", module.__name__, name)
-            has_example = inspect.ismodule(value) or ">>> " in (
-                constants().get(name) or value.__doc__ or ""
-            )
-            if not has_example:
+            text = constants().get(name) if is_constant(value) else value.__doc__
+            if not inspect.ismodule(value) and ">>> " not in (text or ""):
                 logger.warning("%s.%s: no example", module.__name__, name)
 
 

@@ -131,7 +131,8 @@ def test_search_finds(browser, origin, where):
 def test_what_is_wrong_is_noticed(browser, origin, tmp_path):
     page = tmp_path / "page.html"
     page.write_text(
-        "<!doctype html><html><body style='background: #fff'><p style='color: #999'>pale</p><p>black</p>"
+        "<!doctype html><html><body style='background: #fff'><p style='color: #999'>pale</p>"
+        "<p>black</p>"
         f"<div style='width: 900px'>.</div><img src='{origin}/gone.png'></body>"
         "<script>throw Error('thrown')</script></html>"
     )
