@@ -1,6 +1,7 @@
 """Settings of the documentation site, which `bash run.sh docs` builds."""
 
 import sys
+from importlib.resources import files
 from pathlib import Path
 
 sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parent / "_ext")]
@@ -9,9 +10,9 @@ project = "bmrpruner"
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
-    "mathml",
     "reference_pages",
 ]
 exclude_patterns = ["_build", "_ext"]
@@ -37,12 +38,14 @@ python_display_short_literal_types = True
 toc_object_entries_show_parents = "hide"
 
 # The site loads nothing from elsewhere.
-html_math_renderer = "mathml"
+# One file draws the formulas, fonts included.
+mathjax = files("sphinx-mathjax-offline") / "static/mathjax/tex-svg.js"
+mathjax_path = mathjax.name
 myst_update_mathjax = False
 html_theme = "sphinx_book_theme"
 html_title = "bmrpruner"
 html_favicon = "_static/favicon.svg"
-html_static_path = ["_static"]
+html_static_path = ["_static", str(mathjax)]
 html_css_files = ["custom.css"]
 html_copy_source = False
 html_show_search_summary = False  # reads the pages again, which browsers refuse for files
