@@ -12,7 +12,6 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
     "sphinx.ext.napoleon",
-    "sphinx.ext.viewcode",
     "reference_pages",
 ]
 exclude_patterns = ["_build", "_ext"]
@@ -53,6 +52,7 @@ html_domain_indices = False
 html_use_index = False
 html_show_copyright = False
 html_theme_options = {
+    "footer_content_items": [],
     "navbar_persistent": [],
     "use_download_button": False,
     "use_fullscreen_button": False,

@@ -10,11 +10,11 @@ if "BMRPRUNER_SITE" not in os.environ:
     pytest.skip("the built site: bash run.sh docs", allow_module_level=True)
 
 SITE = Path(os.environ["BMRPRUNER_SITE"]).resolve()
-# Sources with highlighted code are in _modules, parts of pages in _static.
+# What is in _static are parts of pages.
 PAGES = sorted(
     str(path.relative_to(SITE))
     for path in SITE.rglob("*.html")
-    if not path.relative_to(SITE).parts[0].startswith("_")
+    if path.relative_to(SITE).parts[0] != "_static"
 )
 
 
