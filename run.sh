@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # bash run.sh [options]   set up .venv and run the main job (options: bash run.sh --help)
 # bash run.sh test        set up .venv and run the tests (options: those of pytest)
-# bash run.sh docs        set up .venv, build the site into docs/_build/html, and check it (options: those of pytest)
+# bash run.sh docs        set up .venv, build the site into docs/_build/html and check it (options: those of pytest)
+# bash run.sh integrations   set up .venv and run the pages of docs/integrations, with the frameworks they need
 # VENV=DIR bash run.sh    use another directory than .venv
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -16,6 +17,7 @@ fi
 extra=examples
 if [[ ${1:-} == test ]]; then extra=dev; fi
 if [[ ${1:-} == docs ]]; then extra=docs; fi
+if [[ ${1:-} == integrations ]]; then extra=dev,integrations; fi
 
 # Install once, and again when the requirements change.
 stamp=$venv/installed-$extra-$(cksum <pyproject.toml | cut -d' ' -f1)
@@ -35,5 +37,9 @@ if [[ ${1:-} == docs ]]; then
   rm -rf docs/_build
   "$venv/bin/python" -m sphinx -q -W --keep-going -j 2 -b html docs docs/_build/html
   BMRPRUNER_SITE=docs/_build/html exec "$venv/bin/python" -m pytest tests/docs "$@"
+fi
+if [[ ${1:-} == integrations ]]; then
+  shift
+  exec "$venv/bin/python" -m pytest --numprocesses 2 tests/integrations "$@"
 fi
 exec "$venv/bin/python" examples/prune.py "$@"

@@ -1,5 +1,10 @@
 """Pruning for JAX: any Optax optimizer, masks inside the jitted step, Bayesian model reduction."""
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from bmrpruner import (
     algorithms,
     api,
@@ -18,7 +23,6 @@ from bmrpruner import (
     sparsity_schedules,
     sparsity_types,
     structure,
-    study,
     utils,
 )
 from bmrpruner.algorithms import (
@@ -72,6 +76,17 @@ from bmrpruner.sparsity_schedules import (
 from bmrpruner.sparsity_types import SparsityType
 from bmrpruner.structure import compact, dependency_groups
 from bmrpruner.utils import summarize_intersection, summarize_sparsity
+
+if TYPE_CHECKING:
+    from bmrpruner import study
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Import `study`, which few programs need, when it is first asked for."""
+        if name != "study":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return importlib.import_module("bmrpruner.study")
+
 
 __all__ = [
     "ALGORITHM_REGISTRY",

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
-import ml_collections
 import optax
 
 import bmrpruner.algorithms  # noqa: F401  (its classes register themselves)
@@ -112,6 +111,8 @@ def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> 
 
 
 def _as_dict(config: Any) -> dict[str, Any]:
+    import ml_collections  # slow to import
+
     if config is None:
         return {}
     if isinstance(config, ml_collections.ConfigDict):

@@ -3,6 +3,10 @@
     python examples/mcmc.py                # two data sets that scikit-learn brings along
     python examples/mcmc.py --data uci/    # lazer, sunspots, abalone, iris, ionosphere as CSV files
 
+Shows how far the weights can be thinned out before the predictions of all draws get worse. The
+first table says whether the chains agree, the second what each rule costs at each sparsity: with
+the masked draws, and with draws of the pruned network's own posterior.
+
 NUTS draws the posterior of a network with one hidden layer; MALA and tempered SMC draw it as well.
 Convergence is judged by predictions, and the draws whose R-hat is lowest are pruned. The weights'
 R-hat is good where chains visit all permuted and sign-flipped copies of the hidden units, and then

@@ -1,7 +1,7 @@
 """Top-k masks on the outputs of Flax Linen functions and layers, while a context is open.
 
-Needs Flax. Functions are replaced in `flax.linen`, so models must call them from there, as
-`nn.relu(x)`; layers are intercepted, so any call of them is seen.
+Needs Flax (`pip install 'bmrpruner[flax]'`). Functions are replaced in `flax.linen`, so models
+must call them from there, as `nn.relu(x)`; layers are intercepted, so any call of them is seen.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from bmrpruner.files.formats import optional
 from bmrpruner.mask_calculator import get_topk_fn
 from bmrpruner.sparsity_types import NByM, as_sparsity_type, parse_sparsity_type
+
+nn = optional("flax.linen", "flax")
 
 
 @contextlib.contextmanager

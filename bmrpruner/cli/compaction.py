@@ -28,6 +28,8 @@ class Compact:
     """Inputs in the call whose FLOPs and milliseconds are reported."""
     picture: Path | None = None
     """A PNG file to draw the shapes into, before and after."""
+    export: Path | None = None
+    """A .jaxexport file for the smaller function, which JAX runs without the model's code."""
     force: bool = False
     """Replace the output files; of a symbolic link, the link and not what it points to."""
     json: bool = False
@@ -45,5 +47,6 @@ class Compact:
                 self.batch,
                 force=self.force,
                 picture=self.picture,
+                export=self.export,
             )
         tables.show(done, self.json, tables.compacted)

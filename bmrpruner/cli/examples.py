@@ -27,6 +27,7 @@ EXAMPLES = {
   bmrpruner compact pruned.npz --input-shape 784 --out small.npz
   bmrpruner compact pruned.npz --model mynet:forward --input-shape 28,28,1 --out small.npz
   bmrpruner compact pruned.npz --data mnist/ --out small.npz --picture shapes.png --json
+  bmrpruner compact pruned.npz --input-shape 784 --out small.npz --export small.jaxexport
   bmrpruner report small.npz                               # small.html""",
     "sweep": """\
   bmrpruner sweep posterior.npz --data mnist/ --out results/

@@ -165,7 +165,12 @@ def compacted(done: dict[str, Any]) -> list[Any]:
         f"outputs differ by {done['error']:.0e} at most.",
         fits,
         f"Wrote {done['out']}.",
+        *(_exported(done["export"]) if "export" in done else []),
     ]
+
+
+def _exported(export: dict[str, Any]) -> list[str]:
+    return [f"Wrote {export['file']}, which takes inputs of batch size: {export['batch']}."]
 
 
 def swept(found: dict[str, Any]) -> list[Any]:

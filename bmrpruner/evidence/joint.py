@@ -7,7 +7,6 @@ import warnings
 
 import jax
 import numpy as np
-from scipy import linalg, special
 
 from bmrpruner._leaves import broadcast_prior, check_draws, flatten, is_concrete
 from bmrpruner._masks import masks_by_leaf
@@ -129,6 +128,8 @@ def _autocorrelation_time(x: np.ndarray) -> float:
 
 def _log_ratio_at_zero(x: np.ndarray, log_prior: np.ndarray) -> float:
     """For the Gaussian q of the draws `x`, (n, k): an unbiased estimate of ln q(0) − ln p(0)."""
+    from scipy import linalg, special  # slow to import
+
     if np.any(np.isnan(x)):
         return math.nan
     varies = np.any(x != x[:1], axis=0)

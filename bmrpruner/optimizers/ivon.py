@@ -56,7 +56,8 @@ def ivon(
       clip_radius: Bound on each element of the update before the learning rate; None for none.
       b1: β₁, decay of the momentum.
       b2: β₂, decay of the Hessian, which forgets its start in about 1 / (1 - b2) steps.
-      weight_decay: δ, precision of the prior N(0, 1 / (ess * δ)); by default 60 / ess.
+      weight_decay: δ, precision of the prior N(0, 1 / (ess * δ)); by default 60 / ess. Updates at
+        which a schedule falls leave h at 0 or above: no precision is then below the prior's.
       hess_every: Refresh the Hessian every so many updates.
       rescale_lr: Multiply the learning rate by hess_init + weight_decay, which makes the first
         steps as long as plain gradient descent's.

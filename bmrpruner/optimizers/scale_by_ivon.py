@@ -172,12 +172,13 @@ def _updated_hess(
 ) -> jax.Array:
     """The average h after one more estimate; a `step` (1 - β₂) of zero returns h exactly.
 
-    With a constant δ the precision, which is ∝ h + δ, at most halves. Where δ falls, that bound is
-    kept with the next δ: without it a negative h leaves no precision at all.
+    With a constant δ the precision, which is ∝ h + δ, at most halves. Where δ falls, h is at least
+    0, so that the precision is at least the prior's: a negative h, which was harmless beside the
+    larger δ, would leave next to none beside the smaller.
     """
     change = step * (estimate - h)
     new = h + change + 0.5 * change**2 / (h + wd)
-    return jnp.where(next_wd < wd, jnp.maximum(new, 0.5 * (h + wd) - next_wd), new)
+    return jnp.where(next_wd < wd, jnp.maximum(new, 0), new)
 
 
 def _clipped(updates: PyTree, bound: jax.Array) -> PyTree:

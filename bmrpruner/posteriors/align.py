@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from bmrpruner._leaves import check_draws, flatten, is_concrete
 from bmrpruner._tree import Key, PyTree, is_array, join, leaf_keys
@@ -174,6 +173,8 @@ def _match(
     pending: Sequence[_Layer],
 ) -> int:
     """Match a layer's units in each draw to the reference, in place; how many draws changed."""
+    from scipy.optimize import linear_sum_assignment  # slow to import
+
     members = _comparable(layer, pending) or layer.members
     similarity = sum(
         np.einsum(

@@ -6,8 +6,6 @@ import dataclasses
 import itertools
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from bmrpruner.structure.ir import Atom
 from bmrpruner.structure.nodes import Axes
@@ -44,6 +42,8 @@ class Decisions:
 
 def decide(axes: Axes) -> Decisions:
     """Solve what the operations said about the axes."""
+    from scipy.sparse import coo_array, csgraph  # slow to import
+
     axes.align()
     _freeze_whole(axes)
     roots = sorted({axes.find(a) for a in range(len(axes.sizes))})
@@ -57,7 +57,7 @@ def decide(axes: Axes) -> Decisions:
         (np.concatenate([[0], *side]) for side in zip(*pairs, strict=True)) if pairs else ([0], [0])
     )
     graph = coo_array((np.ones(len(left), bool), (left, right)), shape=(total, total))
-    label = connected_components(graph, directed=False)[1]
+    label = csgraph.connected_components(graph, directed=False)[1]
     rows = _rows(axes, {r: label[nodes[r]] for r in roots})
     classes = _Classes(rows)
     classes.solve()

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.extend import core as jex
 
 from bmrpruner._tree import PyTree, is_array, keyed_leaves
 from bmrpruner.structure.ir import (
@@ -78,11 +77,13 @@ class _Reader:
 
     def inline(self, jaxpr: Any, consts: Sequence, inputs: Sequence[Atom], ops: list) -> list[Atom]:
         """Append the operations of `jaxpr` on `inputs` to `ops`; return what it returns."""
+        from jax.extend.core import Literal  # slow to import
+
         env: dict[Any, Atom] = dict(zip(jaxpr.invars, inputs, strict=True))
         env |= {var: self.const(value) for var, value in zip(jaxpr.constvars, consts, strict=True)}
 
         def read(atom: Any) -> Atom:
-            if not isinstance(atom, jex.Literal):
+            if not isinstance(atom, Literal):
                 return env[atom]
             return Lit(np.asarray(atom.val)) if np.ndim(atom.val) == 0 else self.const(atom.val)
 
@@ -172,7 +173,9 @@ def _np(dtype: Any) -> Any:
 
 
 def _opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
-    return (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, jex.ClosedJaxpr) else (jaxpr, ())
+    from jax.extend.core import ClosedJaxpr  # slow to import
+
+    return (jaxpr.jaxpr, jaxpr.consts) if isinstance(jaxpr, ClosedJaxpr) else (jaxpr, ())
 
 
 def _var(v: Any) -> Var:

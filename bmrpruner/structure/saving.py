@@ -1,17 +1,15 @@
-"""Compacted models in files: parameters with the kept indices, and the function by itself."""
+"""Compacted parameters in files, with the kept indices."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
-from bmrpruner._tree import Key, PyTree, is_array, join, keyed_leaves
+from bmrpruner._tree import Key, PyTree, join
 from bmrpruner.structure.compact import Compacted
-from bmrpruner.structure.ir import leaf_arrays, with_arrays
+from bmrpruner.structure.ir import leaf_arrays
 from bmrpruner.structure.states import Kept
 
 
@@ -130,65 +128,3 @@ def _of_tensors(path: Path, arrays: dict[str, np.ndarray]) -> Saved:
     if not axes:
         raise ValueError(f"{path}: expected a compacted model, got a tree without 'kept'.")
     return Saved(params, {k: tuple(v[i] for i in sorted(v)) for k, v in axes.items()})
-
-
-def save_function(path: Path | str, small: Compacted, *args: Any, force: bool = False) -> None:
-    """Write the compacted function so that it runs without the model's code (`jax.export`).
-
-    Args:
-      path: The name; it ends in `.jaxexport`.
-      small: The compacted model.
-      *args: Its arguments, or `jax.ShapeDtypeStruct`s: the shapes that the file will take. Only
-        pytrees of dicts, lists, tuples and arrays.
-      force: Replace an existing file.
-
-    Raises:
-      FileExistsError: If the file exists, unless `force`.
-      ValueError: If the suffix is another.
-      ImportError: If flatbuffers is not installed, which `jax.export` writes with.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> from bmrpruner import compact
-      >>> params = {'w1': jnp.array([[1., 0.]]), 'w2': jnp.ones((2, 1))}
-      >>> small = compact(lambda p, x: jnp.sin(x @ p['w1']) @ p['w2'], params, jnp.ones((5, 1)))
-      >>> save_function('small.npz', small, jnp.ones((5, 1)))
-      Traceback (most recent call last):
-      ValueError: small.npz: expected a name that ends in .jaxexport, got '.npz'.
-    """
-    from bmrpruner import files
-
-    path = Path(path)
-    if path.suffix != ".jaxexport":
-        raise ValueError(f"{path}: expected a name that ends in .jaxexport, got {path.suffix!r}.")
-    names = [join(key) for key, leaf in keyed_leaves(small.params) if is_array(leaf)]
-    arrays = leaf_arrays(small.params)
-
-    def run(params: dict[str, Any], *args: Any) -> Any:
-        return small.fn(with_arrays(small.params, [params[name] for name in names]), *args)
-
-    exported = jax.export.export(jax.jit(run))(dict(zip(names, arrays, strict=True)), *args)
-    with files.atomic_write(path, force) as temporary:
-        temporary.write_bytes(exported.serialize())
-
-
-def load_function(path: Path | str) -> Callable[..., Any]:
-    """Read a function that `save_function` wrote.
-
-    Args:
-      path: The file.
-
-    Returns:
-      A function of the parameters, a flat dict of arrays by their names (`'dense/kernel'`), and
-      the arguments.
-
-    Raises:
-      FileNotFoundError: If there is no such file.
-      ImportError: If flatbuffers is not installed.
-
-    Example:
-      >>> load_function('nowhere.jaxexport')
-      Traceback (most recent call last):
-      FileNotFoundError: [Errno 2] No such file or directory: 'nowhere.jaxexport'
-    """
-    return jax.export.deserialize(bytearray(Path(path).read_bytes())).call

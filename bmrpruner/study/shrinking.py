@@ -18,8 +18,9 @@ from bmrpruner.files import Checkpoint
 from bmrpruner.files.atomic import refuse_existing
 from bmrpruner.files.formats import check_writable, optional
 from bmrpruner.pruning.checkpoints import file_size
-from bmrpruner.structure import Compacted, Report, compact, kept_info
+from bmrpruner.structure import Compacted, Report, compact, kept_info, save_function
 from bmrpruner.structure.cutting import cut
+from bmrpruner.structure.exporting import check_exportable
 from bmrpruner.study.charts import draw_shapes
 from bmrpruner.study.pictures import save_figure
 from bmrpruner.study.tasks import Model, check_takes, load_inputs, load_model
@@ -35,6 +36,7 @@ def compact_file(
     repeats: int = 30,
     force: bool = False,
     picture: Path | str | None = None,
+    export: Path | str | None = None,
 ) -> dict[str, Any]:
     """Remove the units of a pruned network that can go exactly, and write the smaller one.
 
@@ -49,14 +51,17 @@ def compact_file(
       data: Test data as `load_task` reads them, whose first inputs are run.
       batch: How many inputs there are in the call that is counted and timed.
       repeats: How often each network is timed, in turns.
-      force: Replace `out` and `picture`; never `path` itself.
+      force: Replace `out`, `picture` and `export`; never `path` itself.
       picture: A PNG file to draw the shapes into, before and after.
+      export: A `.jaxexport` file to write the smaller function into, which runs without the
+        model's code: see `structure.save_function`.
 
     Returns:
       What JSON can hold. `leaves`: name, shape `before` and `after`. `parameters`, `flops` (of one
       call), `file_bytes` and `milliseconds` (of one call, median): before and after. `error`: the
       largest difference of outputs over the largest output. `fits`: whether the model's own code
       computes the same from the smaller file. `stayed`: by leaf and axis, why units did. `notes`.
+      `export`, if one was asked for: its `file`, and the `batch` that it takes, or `any`.
 
     Raises:
       FileNotFoundError, FileExistsError: As `bmrpruner.files` does.
@@ -84,6 +89,8 @@ def compact_file(
     if picture is not None:
         optional("matplotlib", "plot")
         refuse_existing(Path(picture), force)
+    if export is not None:
+        check_exportable(Path(export), force)
     fn = load_model(model)
     checkpoint = files.load(path)
     inputs = jnp.asarray(_inputs(shape, data, batch))
@@ -105,7 +112,8 @@ def compact_file(
     files.save(out, compact_checkpoint(checkpoint, small, {"compaction": done}), force)
     if picture is not None:
         save_figure(Path(picture), draw_shapes(done["leaves"]))
-    return {"out": str(out), **done, "file_bytes": [file_size(path), file_size(out)]}
+    exported = {} if export is None else {"export": _export(Path(export), small, inputs, force)}
+    return {"out": str(out), **done, "file_bytes": [file_size(path), file_size(out)], **exported}
 
 
 def compact_checkpoint(
@@ -161,6 +169,16 @@ def milliseconds(runs: Sequence[Callable[[], Any]], repeats: int) -> list[float]
             jax.block_until_ready(run())
             own.append(1e3 * (time.perf_counter() - start))
     return [float(np.median(own[3:])) for own in times]
+
+
+def _export(path: Path, small: Compacted, inputs: Any, force: bool) -> dict[str, Any]:
+    """Write the function, for any batch if the inputs go by themselves."""
+    try:
+        save_function(path, small, inputs, any_batch=True, force=force)
+        return {"file": str(path), "batch": "any"}
+    except ValueError:
+        save_function(path, small, inputs, force=force)
+        return {"file": str(path), "batch": len(inputs)}
 
 
 def _inputs(shape: Sequence[int] | None, data: Path | str | None, batch: int) -> np.ndarray:

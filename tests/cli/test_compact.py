@@ -1,5 +1,7 @@
 """bmrpruner compact: what it writes and prints, and what it refuses."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 
 from bmrpruner import files, structure
+from bmrpruner._tree import join, keyed_leaves
 from bmrpruner.study import idx, models
 from tests.cli.commands import run, run_json, write_posterior
 
@@ -114,6 +117,46 @@ def test_tables_picture_and_page(pruned, capsys):
     assert (code, "--force" in err) == (2, True)
 
 
+ALONE = """
+import sys, jax, numpy as np
+call = jax.export.deserialize(bytearray(open("small.jaxexport", "rb").read())).call
+tensors = np.load("small.npz")
+names = ["dense_0/kernel", "dense_0/bias", "dense_1/kernel", "dense_1/bias"]
+params = {n: tensors[f"{n}/mean" if f"{n}/mean" in tensors else n] for n in names}
+np.save("found.npy", call(params, np.load("x.npy")))
+assert "bmrpruner" not in sys.modules
+"""
+
+
+@pytest.mark.slow
+def test_the_exported_file_runs_in_a_process_without_any_of_our_code(pruned, capsys):
+    pytest.importorskip("flatbuffers")
+    done = run_json(capsys, *COMPACT, "--export", "small.jaxexport")
+    assert done["export"] == {"file": "small.jaxexport", "batch": "any"}
+    x = np.random.default_rng(1).normal(size=(7, 12)).astype(np.float32)
+    np.save("x.npy", x)
+    subprocess.run([sys.executable, "-I", "-c", ALONE], check=True)
+    np.testing.assert_allclose(
+        np.load("found.npy"), models.mlp(pruned.params, x), rtol=1e-4, atol=1e-5
+    )
+
+
+def centred(params, x):
+    """A model whose outputs depend on the whole batch."""
+    return models.mlp(params, x - x.mean(0))
+
+
+def test_an_exported_model_of_whole_batches_takes_that_many_inputs(pruned, capsys):
+    pytest.importorskip("flatbuffers")
+    words = (*COMPACT, "--model", "tests.cli.test_compact:centred", "--batch", "6")
+    out = run(capsys, *words, "--export", "small.jaxexport")[1]
+    assert "Wrote small.jaxexport, which takes inputs of batch size: 6." in out
+    x = np.random.default_rng(1).normal(size=(6, 12)).astype(np.float32)
+    params = {join(key): leaf for key, leaf in keyed_leaves(files.load("small.npz").params)}
+    found = structure.load_function("small.jaxexport")(params, x)
+    np.testing.assert_allclose(found, centred(pruned.params, x), rtol=1e-4, atol=1e-5)
+
+
 def unbiased(params, x):
     """A model that says itself how wide it is."""
     return np.float32(2) * jax.numpy.cos(x @ params["v"]).reshape(-1, 16) @ params["w"]
@@ -160,6 +203,10 @@ BAD = {
     "a picture there already": (
         ("--out", "s.npz", "--input-shape", "12", "--picture", "posterior.npz"),
         "--force",
+    ),
+    "an exported file of another format": (
+        ("--out", "s.npz", "--input-shape", "12", "--export", "s.hlo"),
+        "s.hlo: expected a name that ends in .jaxexport",
     ),
     "another format": (("--out", "s.h5", "--input-shape", "12"), ".npz or .safetensors"),
     "no such model": (

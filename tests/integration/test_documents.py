@@ -3,7 +3,9 @@
 import re
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 import bmrpruner
@@ -17,14 +19,25 @@ def blocks(name):
     return re.findall(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL)
 
 
-def test_quick_start_with_adamw(capsys):
-    exec(blocks("README.md")[0], {})
-    assert capsys.readouterr().out == "0.90625\n"
-
-
-def test_quick_start_with_ivon():
+def names_after(block, document="README.md"):
     names = {}
-    exec(blocks("README.md")[1], names)
+    exec(blocks(document)[block], names)
+    return names
+
+
+def test_the_snippets_are_short():
+    assert len(blocks("README.md")) == 4
+    for block in blocks("README.md"):
+        assert len([line for line in block.splitlines() if line.strip()]) <= 15
+
+
+def test_a_jaxpruner_script():
+    params = names_after(0)["params"]
+    assert int(jnp.count_nonzero(params["kernel"])) == 52
+
+
+def test_training_with_ivon_and_bmr():
+    names = names_after(1)
     sparsity = bmrpruner.metrics.sparsity(names["params"])
     assert sparsity == pytest.approx(0.9, abs=0.005)
     std = jnp.concatenate([names["posterior"].std[k].ravel() for k in "ab"])
@@ -33,10 +46,21 @@ def test_quick_start_with_ivon():
     assert float(names["loss_fn"](names["params"], None)) < 0.1
 
 
-def test_quick_start_with_a_posterior_from_elsewhere():
-    names = {}
-    exec(blocks("README.md")[2], names)
-    assert names["pruned"]["w"].tolist() == [[2.0, 0.0], [pytest.approx(0.3), 0.0]]
+def test_any_network_and_some_inputs():
+    names = names_after(2)
+    for pruned in (names["pruned"], names["cut"]):
+        assert bmrpruner.metrics.sparsity(pruned) == pytest.approx(0.5, abs=0.005)
+    assert float(names["error"](names["pruned"])) < 0.02
+    assert float(names["error"](names["cut"])) > 0.2
+
+
+def test_a_smaller_network():
+    names = names_after(3)
+    assert names["small"].params["w1"].shape == (16, 16)
+    x = jax.random.normal(jax.random.key(5), (8, 16))
+    whole, small = names["model"](names["pruned"], x), names["small"](x)
+    np.testing.assert_allclose(small, whole, rtol=2e-5, atol=1e-5)
+    assert float(jnp.abs(whole - names["model"](names["params"], x)).max()) > 0.1
 
 
 def test_an_algorithm_in_ten_lines():

@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import bmrpruner
 from bmrpruner import optimizers
@@ -52,9 +53,10 @@ def test_an_update_within_the_bound_is_the_papers_to_the_last_bit():
     )
 
 
-def test_a_falling_weight_decay_leaves_a_precision():
-    """With h close to -δ, a δ that falls to a hundredth would make h + δ negative, and σ NaN."""
-    decay = optax.piecewise_constant_schedule(1.0, {1: 0.01})
+@pytest.mark.parametrize(("after", "at_least"), [(0.01, 0.0), (1.0, -np.inf)])
+def test_a_falling_weight_decay_leaves_the_priors_precision(after, at_least):
+    """Where δ falls, a negative h would leave less than the prior's, h + δ < δ, or even σ NaN."""
+    decay = optax.piecewise_constant_schedule(1.0, {1: after})
     tx = bmrpruner.ivon(0.1, ess=10.0, hess_init=0.5, b2=0.5, weight_decay=decay)
     params = {"w": jnp.ones(3)}
     state = tx.init(params)
@@ -67,9 +69,9 @@ def test_a_falling_weight_decay_leaves_a_precision():
     h = np.array([-0.9, 0.0, 2.0])
     plain = h + 0.5 * (np.array([-0.9, -0.5, 2.0]) - h)
     plain += 0.5 * (plain - h) ** 2 / (h + 1)
-    at_least = 0.5 * (h + 1) - 0.01  # a precision, h + δ, of half of the one before
     np.testing.assert_allclose(state[0].hess["w"], np.maximum(plain, at_least), rtol=1e-5)
-    assert jnp.all(optimizers.get_scale(state)["w"] > 0)
+    deviations = np.sqrt(1 / (10 * (np.maximum(plain, at_least) + after)))
+    np.testing.assert_allclose(optimizers.get_scale(state)["w"], deviations, rtol=1e-5)
 
 
 def test_a_run_that_is_not_finite_is_counted():
