@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # bash run.sh [options]   set up .venv and run the main job (options: bash run.sh --help)
 # bash run.sh test        set up .venv and run the tests (options: those of pytest)
+# bash run.sh docs        set up .venv, build the site into docs/_build/html and check it (options: those of pytest)
 # bash run.sh integrations   set up .venv and run the pages of docs/integrations, with the frameworks they need
 # VENV=DIR bash run.sh    use another directory than .venv
 set -euo pipefail
@@ -15,6 +16,7 @@ fi
 
 extra=examples
 if [[ ${1:-} == test ]]; then extra=dev; fi
+if [[ ${1:-} == docs ]]; then extra=docs; fi
 if [[ ${1:-} == integrations ]]; then extra=dev,integrations; fi
 
 # Install once, and again when the requirements change.
@@ -29,6 +31,12 @@ fi
 if [[ ${1:-} == test ]]; then
   shift
   exec "$venv/bin/python" -m pytest --numprocesses 2 "$@"
+fi
+if [[ ${1:-} == docs ]]; then
+  shift
+  rm -rf docs/_build
+  "$venv/bin/python" -m sphinx -q -W --keep-going -j 2 -b html docs docs/_build/html
+  BMRPRUNER_SITE=docs/_build/html exec "$venv/bin/python" -m pytest tests/docs "$@"
 fi
 if [[ ${1:-} == integrations ]]; then
   shift

@@ -12,7 +12,12 @@ from bmrpruner._sharding import gathered, sharded_like
 from bmrpruner._tree import PyTree, is_array, is_numeric, join, keyed_leaves, map_leaves
 
 MASK_DTYPE = "uint8"
-"""The dtype of every mask."""
+"""The dtype of every mask.
+
+Example:
+  >>> topk_mask_calculator(jnp.array([3.0, 1.0]), 0.5).dtype == MASK_DTYPE
+  True
+"""
 
 
 def pack(mask: jax.Array | None) -> jax.Array | None:

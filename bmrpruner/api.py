@@ -26,7 +26,12 @@ __all__ = [
 ]
 
 ALGORITHMS = tuple(ALGORITHM_REGISTRY)
-"""The names of the built-in algorithms, fixed when the library is imported."""
+"""The names of the built-in algorithms, fixed when the library is imported.
+
+Example:
+  >>> 'magnitude' in ALGORITHMS, 'squared' in ALGORITHMS
+  (True, False)
+"""
 
 _DISTRIBUTIONS = {"uniform": sparsity_distributions.uniform, "erk": sparsity_distributions.erk}
 _SCHEDULE_KEYS = ("update_freq", "update_start_step", "update_end_step", "drop_fraction")
@@ -63,8 +68,8 @@ def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> 
       update_freq, update_start_step, update_end_step: The schedule: never without a start, one
         shot if the start is the end, and the cubic schedule otherwise. A `scheduler` given wins.
       drop_fraction: For the sparse trainers, the share of connections to drop at first.
-      Everything else goes to the class, such as `skip_gradients`, `use_packed_masks`, `rng_seed`,
-      `mask_updates`.
+      any other: Goes to the class, such as `skip_gradients`, `use_packed_masks`, `rng_seed`,
+        `mask_updates`.
 
     Returns:
       An updater.

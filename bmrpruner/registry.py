@@ -8,7 +8,13 @@ from typing import Any
 __all__ = ["ALGORITHM_REGISTRY", "all_algorithm_names", "register_algorithm"]
 
 ALGORITHM_REGISTRY: dict[str, Any] = {}
-"""The classes by name; `register_algorithm` adds to it."""
+"""The classes by name; `register_algorithm` adds to it.
+
+Example:
+  >>> import bmrpruner
+  >>> ALGORITHM_REGISTRY['magnitude'] is bmrpruner.MagnitudePruning
+  True
+"""
 
 
 def register_algorithm(algorithm_name: str, algorithm: Any = None) -> Any:

@@ -32,10 +32,23 @@ __all__ = [
 ]
 
 FilterFnType = Callable[[Key, Any], bool]
-"""Type of a filter: key path and parameter to whether it is pruned."""
+"""Type of a filter: key path and parameter to whether it is pruned.
+
+Example:
+  >>> no_embeddings: FilterFnType = lambda key, param: 'embedding' not in key
+  >>> no_embeddings(('token', 'embedding'), np.ones((8, 4)))
+  False
+"""
 
 CustomSparsityMapType = Mapping[Key, float | None]
-"""Type of a custom map: key path to sparsity, None to exempt the leaf."""
+"""Type of a custom map: key path to sparsity, None to exempt the leaf.
+
+Example:
+  >>> sparsities: CustomSparsityMapType = {('head', 'kernel'): 0.5, ('stem', 'kernel'): None}
+  >>> params = {name: {'kernel': np.ones((4, 4))} for name in ('body', 'head', 'stem')}
+  >>> uniform(params, 0.9, custom_sparsity_map=sparsities)['head']['kernel']
+  0.5
+"""
 
 
 def KERNEL_FILTER_FN(key: Key, param: Any) -> bool:

@@ -142,7 +142,12 @@ class Group:
 
 
 SparsityType = Unstructured | Block | NByM | Channel
-"""The union of the types that work leaf by leaf, for annotations."""
+"""The union of the types that work leaf by leaf, for annotations.
+
+Example:
+  >>> isinstance(NByM(2, 4), SparsityType), isinstance('2:4', SparsityType)
+  (True, False)
+"""
 
 _FORMS = "'unstructured', 'nm_2,4' or '2:4', 'block_4,4' or '4x4', 'channel_-1'"
 

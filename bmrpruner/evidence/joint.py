@@ -36,7 +36,7 @@ def joint_delta_f(draws: PyTree, masks: PyTree, prior_precision: PyTree = 1.0) -
     under the masks (`bmrpruner.ravel_kept`). Use the draws of chains that mix.
 
     Args:
-      draws: A tree of floating arrays [chain, draw, *shape], as for `posteriors.from_samples`.
+      draws: A tree of floating arrays `[chain, draw, *shape]`, as for `posteriors.from_samples`.
       masks: A mask for each leaf, of `shape`, plain or packed; None prunes nothing of a leaf.
       prior_precision: Prior precision π₀ of independent weights of mean zero: a positive number, or
         a tree that is a prefix of the draws' with numbers or arrays that broadcast to `shape`.

@@ -12,7 +12,12 @@ from bmrpruner.evidence.correlated import inverse, unit_diagonal
 from bmrpruner.oneshot.refit import checked_layer
 
 WIDE = 2048
-"""The width from which on a layer's weights are not eliminated one after the other."""
+"""The width from which on a layer's weights are not eliminated one after the other.
+
+Example:
+  >>> 784 < WIDE  # the first layer of an MLP on MNIST is eliminated weight by weight
+  True
+"""
 
 
 def obs_scores(weights: Any, precision: Any, curvature: Any = 1.0, wide: bool | None = None) -> Any:

@@ -32,7 +32,7 @@ def align_units(draws: PyTree, groups: Sequence[Any], odd: bool = False) -> PyTr
     same, up to the rounding of sums in another order.
 
     Args:
-      draws: A tree of floating arrays [chain, draw, *shape], alike in the first two axes. Leaves
+      draws: A tree of floating arrays `[chain, draw, *shape]`, alike in the first two axes. Leaves
         that are no arrays, and arrays of which no group owns a part, stay as they are.
       groups: One for each hidden layer. Either a dict of key paths of weights to the axis of
         `shape` along which the units lie, as `{('hid', 'kernel'): 1, ('hid', 'bias'): 0,

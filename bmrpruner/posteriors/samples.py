@@ -58,7 +58,7 @@ def from_samples(draws: PyTree, prior_precision: PyTree = 1.0) -> SampledPosteri
     effective draws as there are. Chains that are each stuck at another value have R-hat ∞.
 
     Args:
-      draws: A tree of floating arrays [chain, draw, *shape], alike in the first two axes, with
+      draws: A tree of floating arrays `[chain, draw, *shape]`, alike in the first two axes, with
         at least two draws in all: of weights, or of predictions. An ensemble is one chain of
         independent draws. Leaves that are no arrays are passed through, without a posterior.
       prior_precision: Prior precision π₀, as in `DiagonalGaussian`.

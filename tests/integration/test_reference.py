@@ -1,27 +1,24 @@
-"""Every public name has a docstring with an example, and a line in docs/reference.md."""
+"""Every public name has a docstring with an example, and an entry in the reference."""
 
+import doctest
 import inspect
 import re
-import runpy
 
 import pytest
+from public_names import constants, first_line, home, is_constant, modules, names_of, signature
 from repository import ROOT
 
 import bmrpruner
 
-SCRIPT = ROOT / "docs" / "make_reference.py"
-MAKE = runpy.run_path(str(SCRIPT))
-TEXT = (ROOT / "docs" / "reference.md").read_text(encoding="utf-8")
-SECTIONS = dict(re.findall(r"^## (\S+)\n(.*?)(?=^## |\Z)", TEXT, re.MULTILINE | re.DOTALL))
-MODULES = {module.__name__: module for module in MAKE["modules"]()}
+MODULES = {module.__name__: module for module in modules()}
 NAMES = [
     pytest.param(name, value, id=f"{module}.{name}")
     for module in MODULES
-    for name, value in MAKE["names_of"](MODULES[module]).items()
+    for name, value in names_of(MODULES[module]).items()
 ]
-DOCUMENTED = [p for p in NAMES if not MAKE["is_constant"](p.values[1])]
+DOCUMENTED = [p for p in NAMES if not is_constant(p.values[1])]
 PATTERN = bmrpruner.sparsity_types.NByM(2, 4)  # a tuple that is no literal
-CONSTANTS = [p for p in NAMES if MAKE["is_constant"](p.values[1])]
+CONSTANTS = [p for p in NAMES if is_constant(p.values[1])]
 
 
 def test_the_modules_are_those_without_underscore():
@@ -41,20 +38,33 @@ def test_a_name_has_a_docstring_with_an_example(name, value):
 
 
 @pytest.mark.parametrize(("name", "value"), CONSTANTS)
-def test_a_constant_has_a_text_below_it(name, value):
-    assert MAKE["constants"]()[name].endswith(".")
+def test_a_constant_has_a_text_with_an_example_that_runs(name, value):
+    text = constants()[name]
+    assert first_line(name, value).endswith(".")
+    assert "\nExample:\n  >>> " in text
+    names = dict(vars(MODULES[home(name, value).rpartition(".")[0]]))
+    test = doctest.DocTestParser().get_doctest(text, names, name, None, None)
+    assert doctest.DocTestRunner().run(test).failed == 0
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_every_name_has_a_line(module):
-    section = SECTIONS[module]
-    for name in MAKE["names_of"](MODULES[module]):
-        line = re.search(rf"^- \[?`{name}[`(].*: (.+)$", section, re.MULTILINE)
-        assert line, name
+@pytest.mark.parametrize(("name", "value"), DOCUMENTED)
+def test_an_entry_belongs_to_a_public_module(name, value):
+    if inspect.ismodule(value):
+        return
+    module, _, own = home(name, value).rpartition(".")
+    assert names_of(MODULES[module])[own] is value
 
 
-def test_the_file_is_current():
-    assert MAKE["reference"]() == TEXT, "run python docs/make_reference.py"
+def test_an_entry_is_where_the_name_is_defined():
+    found = {name: home(name, getattr(bmrpruner, name)) for name in ("SparseState", "ivon", "SET")}
+    assert found == {
+        "SparseState": "bmrpruner.sparse_state.SparseState",
+        "ivon": "bmrpruner.optimizers.ivon",
+        "SET": "bmrpruner.algorithms.SET",
+    }
+    other = bmrpruner.AbosluteZscorePruning
+    assert home("AbosluteZscorePruning", other) == "bmrpruner.algorithms.SNRPruning"
+    assert first_line("AbosluteZscorePruning", other) == "Another name of `SNRPruning`."
 
 
 def test_signatures_hold_only_plain_defaults():
@@ -66,24 +76,8 @@ def test_signatures_hold_only_plain_defaults():
     def only_keyword(a, *, b=PATTERN):
         return a, b
 
-    assert MAKE["signature"](example) == "(a, b=1.5, c='x', d=None, e=(), *rest, f=…, g=…, **more)"
-    assert MAKE["signature"](only_keyword) == "(a, *, b=…)"
-    assert MAKE["signature"](bmrpruner.MagnitudePruning) == "(**fields)"
-    assert not re.search(r"0x[0-9a-f]{4}|<[a-z]", TEXT)
-
-
-def test_a_file_that_is_not_current_is_told(tmp_path, monkeypatch, capsys):
-    copy = tmp_path / "make_reference.py"
-    copy.write_text(SCRIPT.read_text(encoding="utf-8"), encoding="utf-8")
-    main = runpy.run_path(str(copy))["main"]
-    monkeypatch.setattr("sys.argv", ["make_reference.py", "--check"])
-    assert main() == 1
-    assert "not current" in capsys.readouterr().err
-    monkeypatch.setattr("sys.argv", ["make_reference.py"])
-    assert main() == 0
-    assert (tmp_path / "reference.md").read_text(encoding="utf-8") == TEXT
-    assert [path.name for path in tmp_path.glob("*.md*")] == ["reference.md"]
-    monkeypatch.setattr("sys.argv", ["make_reference.py", "--check"])
-    assert main() == 0
-    monkeypatch.setattr("sys.argv", ["make_reference.py", "--chek"])
-    assert main() == 2
+    assert signature(example) == "(a, b=1.5, c='x', d=None, e=(), *rest, f=…, g=…, **more)"
+    assert signature(only_keyword) == "(a, *, b=…)"
+    assert signature(bmrpruner.MagnitudePruning) == "(**fields)"
+    shown = [signature(p.values[1]) for p in DOCUMENTED if not inspect.ismodule(p.values[1])]
+    assert not any(re.search(r"0x[0-9a-f]{4}|<[a-z]", text) for text in shown)

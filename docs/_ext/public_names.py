@@ -1,37 +1,24 @@
-"""Write reference.md: every public name by module, with its signature and what it does.
-
-python docs/make_reference.py            write the file
-python docs/make_reference.py --check    fail if the file is not current
-"""
+"""The public names of the package: the one list from which the reference is written and checked."""
 
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import inspect
 import itertools
 import pkgutil
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import bmrpruner
-from bmrpruner.files import atomic_write
 
-TARGET = Path(__file__).with_name("reference.md")
 # The command line is documented by its --help, JaxPruner's import paths by MIGRATING.md.
 NOT_HERE = ("cli", "projects")
-HEAD = """\
-# Reference
-
-Every public name, by module. `help(name)` shows its arguments, errors and an example.
-
-`=…` is a default that is not a plain number or string. `**fields` are those of `BaseUpdater`.
-Written by `python docs/make_reference.py`.
-"""
 
 
+@functools.cache
 def modules() -> list[ModuleType]:
     """The public modules: the package, those below it, and those that a package's `__all__` names.
 
@@ -73,6 +60,7 @@ def is_constant(value: Any) -> bool:
     return not (has_docstring or inspect.isroutine(inspect.unwrap(value)))
 
 
+@functools.cache
 def constants() -> dict[str, str]:
     """Read the texts below the assignments of constants.
 
@@ -128,61 +116,32 @@ def _default(parameter: inspect.Parameter) -> str:
     return f"={default!r}" if is_plain or default == () else "=…"
 
 
-def entry(name: str, value: Any, texts: dict[str, str]) -> str:
-    """One line of the reference.
+def home(name: str, value: Any) -> str:
+    """Where a public name is shown in full.
 
     Args:
       name: A public name.
       value: What it stands for.
-      texts: Of the constants.
 
     Returns:
-      An item of a Markdown list.
+      The name with its module: the one that defines it, else the first that has it.
     """
-    if inspect.ismodule(value):
-        anchor = value.__name__.replace(".", "")
-        is_here = not value.__name__.endswith(NOT_HERE)
-        shown = f"[`{name}`](#{anchor})" if is_here else f"`{name}`"
-        return f"- {shown}: {_first_line(value.__doc__)}"
+    own = name if is_constant(value) else value.__name__
+    found = [m.__name__ for m in modules() if names_of(m).get(own) is value]
+    defined = str(getattr(value, "__module__", None))
+    inside = [m for m in found[1:] if f"{defined}.".startswith(f"{m}.")]
+    return f"{(inside or found[1:] or found)[0]}.{own}"
+
+
+def first_line(name: str, value: Any) -> str:
+    """What a public name is, in one line.
+
+    Args:
+      name: A public name.
+      value: What it stands for.
+    """
     if is_constant(value):
-        return f"- `{name}`: {_first_line(texts.get(name))}"
-    text = _first_line(value.__doc__)
-    if value.__name__ != name:
-        text = f"Another name of `{value.__name__}`."
-    return f"- `{name}{signature(value)}`: {text}"
-
-
-def _first_line(text: str | None) -> str:
-    return (text or "").strip().partition("\n")[0]
-
-
-def reference() -> str:
-    """The text of the reference."""
-    texts = constants()
-    sections = [HEAD]
-    for module in modules():
-        lines = [entry(name, value, texts) for name, value in names_of(module).items()]
-        sections.append(
-            f"## {module.__name__}\n\n{_first_line(module.__doc__)}\n\n" + "\n".join(lines) + "\n"
-        )
-    return "\n".join(sections)
-
-
-def main() -> int:
-    """Write the file, or with `--check` compare it; the exit code is 1 if it is not current."""
-    text = reference()
-    if sys.argv[1:] == ["--check"]:
-        is_current = TARGET.is_file() and TARGET.read_text(encoding="utf-8") == text
-        if not is_current:
-            print(f"{TARGET}: not current; run python docs/make_reference.py", file=sys.stderr)
-        return 0 if is_current else 1
-    if sys.argv[1:]:
-        print(f"options: expected --check or none, got {' '.join(sys.argv[1:])}", file=sys.stderr)
-        return 2
-    with atomic_write(TARGET, force=True) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        return constants()[name].partition("\n")[0]
+    text = (value.__doc__ or "").strip().partition("\n")[0]
+    is_other = not inspect.ismodule(value) and value.__name__ != name
+    return f"Another name of `{value.__name__}`." if is_other else text
