@@ -6,8 +6,9 @@ python benchmarks/compaction_mnist.py --data mnist/ --out compaction/ --report  
 
 Networks are trained with IVON, under a prior that widens while units go. Units are ranked by ΔF,
 SNR, magnitude, or at random, over the whole network, after training or during it; 'adaptive_bmr'
-prunes where ΔF > 0. All are compacted; dense and small networks are timed in turns, in one run.
-Every training run leaves a file in `--out`; what is there is not run again.
+prunes where ΔF > 0, and 'obs', after training, refits what stays. All are compacted; dense and
+small networks are timed in turns, in one run. Every training run leaves a file in `--out`; what is
+there is not run again.
 """
 
 from __future__ import annotations
@@ -32,11 +33,13 @@ from quality_training import Training, make_optimizer, make_pruner, train
 import bmrpruner
 from bmrpruner import sparsity_types, structure
 from bmrpruner.files.atomic import atomic_write
+from bmrpruner.pruning import prune_units
 from bmrpruner.study.idx import Dataset, read_dataset
 from bmrpruner.study.shrinking import milliseconds
 
 ALGORITHMS = ("bmr", "snr", "magnitude", "random")
 ADAPTIVE = "adaptive_bmr"
+REFITTED = "obs"  # after training, from 10,000 images; shares are of the weights that units have
 BATCH = 128  # images in the call that is counted and timed
 
 
@@ -151,8 +154,12 @@ def run(
         posterior = bmrpruner.posteriors.from_opt_state(state, params)
         networks = [("dense", algorithm, 0.0, params)]
         for name, share in once(settings.shares):
-            pruner = make_pruner(name, share, sparsity_type=model.kind(name))
-            pruned = pruner.instant_sparsify(params, posterior=posterior)[0]
+            if name == REFITTED:
+                inputs = [data.train_images[i : i + 1000] for i in range(0, 10_000, 1000)]
+                pruned = prune_units(model.network.apply, params, inputs, share)[0]
+            else:
+                pruner = make_pruner(name, share, sparsity_type=model.kind(name))
+                pruned = pruner.instant_sparsify(params, posterior=posterior)[0]
             networks.append(("after", name, share, pruned))
     return [
         {
@@ -170,7 +177,7 @@ def run(
 def once(shares: tuple[float, ...]) -> Iterator[tuple[str, float | None]]:
     """What a trained network is pruned by, and to which share."""
     yield ADAPTIVE, None
-    yield from ((name, share) for name in ALGORITHMS for share in shares)
+    yield from ((name, share) for name in (REFITTED, *ALGORITHMS) for share in shares)
 
 
 def evaluate(model: Model, params: Any, data: Dataset, repeats: int) -> dict[str, Any]:

@@ -22,6 +22,7 @@ MODES = {"dense": "dense", "after": "after training", "during": "during training
 NAMES = {
     "no_prune": "dense",
     "adaptive_bmr": "BMR, ΔF > 0",
+    "obs": "OBS, refitted",
     "bmr": "BMR",
     "snr": "SNR",
     "magnitude": "magnitude",

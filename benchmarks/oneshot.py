@@ -55,7 +55,7 @@ class Settings:
     """784-300-100-10, or LeNet-5."""
     optimizers: tuple[str, ...] = ("adamw", "ivon_3n")
     """What to train with."""
-    sparsities: tuple[float, ...] = (0.75, 0.9, 0.95, 0.98, 0.99)
+    sparsities: tuple[float, ...] = (0.75, 0.9, 0.95, 0.97, 0.98, 0.985, 0.99)
     """Fractions of the kernels' weights to prune."""
     examples: tuple[int, ...] = (128, 1_000, 10_000)
     """Numbers of training images to calibrate with."""

@@ -80,7 +80,7 @@ def test_every_method_is_run_once(settings, monkeypatch, capsys):
     compaction_mnist.main(settings)
     results = json.loads((settings.out / "results.json").read_text())
     rows = {(r["mode"], r["algorithm"]): r for result in results for r in result["rows"]}
-    assert len(rows) == 1 + 5 + 1
+    assert len(rows) == 1 + 6 + 1
     assert rows["dense", "no_prune"]["accuracy"] > 0.5  # ten classes
     for (_, algorithm), row in rows.items():
         one, two = row["shapes"]["dense_0/bias"][0], row["shapes"]["dense_1/bias"][0]
