@@ -1,6 +1,7 @@
 """The pages with code: it parses, and names only what the library has. The build runs it."""
 
 import ast
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -38,8 +39,13 @@ def test_there_are_pages():
 def test_names_exist(page):
     trees = [ast.parse(cell) for cell in cells(page)]
     names = [chain for tree in trees for chain in chains(tree) if chain[0] == "bmrpruner"]
-    imports = [n for tree in trees for n in ast.walk(tree) if isinstance(n, ast.Import)]
-    assert names or any(a.name == "bmrpruner" for n in imports for a in n.names)
+    nodes = [node for tree in trees for node in ast.walk(tree)]
+    imported = [node for node in nodes if isinstance(node, ast.ImportFrom)]
+    own = [node for node in imported if node.module.split(".")[0] == "bmrpruner"]
+    assert names or own
+    for node in own:
+        module = importlib.import_module(node.module)
+        assert all(hasattr(module, alias.name) for alias in node.names), ast.unparse(node)
     for chain in names:
         found = bmrpruner
         for part in chain[1:]:
