@@ -2,6 +2,8 @@
 
 python benchmarks/oneshot.py --data mnist/ --out oneshot/                    # 784-300-100-10
 python benchmarks/oneshot.py --data mnist/ --out oneshot/ --network lenet5   # LeNet-5, the same
+python benchmarks/oneshot.py --data mnist/ --out more/ --optimizers ivon_1n --during .98 \\
+    --sparsities .985 .99                                                    # pruned already
 python benchmarks/oneshot.py --data mnist/ --out oneshot/ --report           # the table so far
 python benchmarks/oneshot.py --wide                                          # 4,096 inputs
 
@@ -59,6 +61,8 @@ class Settings:
     """Fractions of the kernels' weights to prune."""
     examples: tuple[int, ...] = (128, 1_000, 10_000)
     """Numbers of training images to calibrate with."""
+    during: float = 0.0
+    """Fraction to prune by BMR during training already; 0 for dense networks."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """The random seeds."""
     epochs: int = 20
@@ -82,7 +86,7 @@ def main(settings: Settings) -> None:
     with rich.progress.Progress(transient=True) as progress:
         bar = progress.add_task("Calibrations", total=len(todo))
         for optimizer, seed, examples in todo:
-            training = Training(settings.network, optimizer, "no_prune", 0.0, seed)
+            training = make_training(settings, optimizer, seed)
             params, posterior = trained(training, data, settings, progress)
             rows = run(training, params, posterior, data, examples, settings.sparsities)
             with atomic_write(runs / run_name(training, examples), force=True) as path:
@@ -100,8 +104,16 @@ def check(settings: Settings) -> None:
     for optimizer in settings.optimizers:
         if optimizer not in known:
             raise ValueError(f"optimizers: expected some of {', '.join(known)}, got {optimizer!r}.")
-    if list(settings.sparsities) != sorted(settings.sparsities):
-        raise ValueError(f"sparsities: expected them to rise, got {settings.sparsities}.")
+    if [settings.during, *settings.sparsities] != sorted([settings.during, *settings.sparsities]):
+        raise ValueError(
+            f"sparsities: expected them to rise from {settings.during} on, got "
+            f"{settings.sparsities}."
+        )
+    if settings.during and not all(optimizer in ESS for optimizer in settings.optimizers):
+        raise ValueError(
+            f"optimizers: expected IVON's to prune during training by BMR, got "
+            f"{settings.optimizers}."
+        )
     for number in settings.examples:
         if number < 1:
             raise ValueError(f"examples: expected 1 at least, got {number}.")
@@ -114,7 +126,7 @@ def missing(runs: Path, settings: Settings) -> Iterator[tuple[str, int, int]]:
     for optimizer in settings.optimizers:
         for seed in settings.seeds:
             for examples in (0, *settings.examples):
-                training = Training(settings.network, optimizer, "no_prune", 0.0, seed)
+                training = make_training(settings, optimizer, seed)
                 path = runs / run_name(training, examples)
                 if not path.exists():
                     yield optimizer, seed, examples
@@ -124,6 +136,12 @@ def missing(runs: Path, settings: Settings) -> Iterator[tuple[str, int, int]]:
                     raise ValueError(f"{path} was made with {found}; choose another --out.")
 
 
+def make_training(settings: Settings, optimizer: str, seed: int) -> Training:
+    """The training run of a network that is pruned in one shot afterwards."""
+    algorithm = "global_bmr" if settings.during else "no_prune"
+    return Training(settings.network, optimizer, algorithm, settings.during, seed)
+
+
 def fingerprint(settings: Settings) -> dict[str, Any]:
     """What a run depends on beside its name."""
     assert settings.data is not None
@@ -131,6 +149,7 @@ def fingerprint(settings: Settings) -> dict[str, Any]:
         "data": settings.data.resolve().name,
         "sparsities": list(settings.sparsities),
         "epochs": settings.epochs,
+        "during": settings.during,
     }
 
 
@@ -141,7 +160,8 @@ def run_name(training: Training, examples: int) -> str:
 
 def trained(training: Training, data: Dataset, settings: Settings, progress: Any) -> Any:
     """Parameters and the posterior that IVON leaves, from a file if they are there."""
-    name = f"{training.network}-{training.optimizer}-{training.seed}-{settings.epochs}.npz"
+    pruned = f"-{training.sparsity}" if training.sparsity else ""
+    name = f"{training.network}-{training.optimizer}{pruned}-{training.seed}-{settings.epochs}.npz"
     path = settings.out / "networks" / name
     path.parent.mkdir(exist_ok=True)
     if not path.exists():
@@ -177,7 +197,7 @@ def run(
             methods["bmr"] = (0.0, lambda s: pruned_by("global_bmr", params, posterior, s))
     found = []
     for method, (before, prune) in methods.items():
-        for sparsity in (0.0,) if method == "dense" else sparsities:
+        for sparsity in (training.sparsity,) if method == "dense" else sparsities:
             begin = time.perf_counter()
             pruned = jax.block_until_ready(prune(sparsity))
             seconds = before + time.perf_counter() - begin
