@@ -2,8 +2,7 @@
 
 python benchmarks/oneshot.py --data mnist/ --out oneshot/                    # 784-300-100-10
 python benchmarks/oneshot.py --data mnist/ --out oneshot/ --network lenet5   # LeNet-5, the same
-python benchmarks/oneshot.py --data mnist/ --out more/ --optimizers ivon_1n --during .98 \\
-    --sparsities .985 .99                                                    # pruned already
+python benchmarks/oneshot.py --data mnist/ --optimizers ivon_1n --during .98 --sparsities .985 .99
 python benchmarks/oneshot.py --data mnist/ --out oneshot/ --report           # the table so far
 python benchmarks/oneshot.py --wide                                          # 4,096 inputs
 

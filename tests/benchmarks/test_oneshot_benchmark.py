@@ -45,7 +45,7 @@ def test_every_method_is_run_once(settings, monkeypatch):
     benchmark.main(settings)
     rows = json.loads((settings.out / "results.json").read_text())
     by_method = {row["method"]: row for row in rows}
-    names = {"dense", "magnitude", "obs", "obs_sequential", "wanda", "sweep"}
+    names = {"dense", "magnitude", "obs", "obs_sequential", "obs_in_turn", "wanda", "sweep"}
     assert len(rows) == len(by_method) == len(names)
     assert by_method.keys() == names
     assert by_method["dense"]["accuracy"] > 0.5  # ten classes
@@ -100,3 +100,19 @@ def test_the_sweep_keeps_the_mean_outputs():
     assert int(jnp.sum(pruned["w"] == 0)) == 12
     means = [np.asarray(fn(p, x)).mean(0) for p in (params, pruned)]
     np.testing.assert_allclose(*means, rtol=1e-4, atol=1e-4)
+
+
+def test_sparsities_rise_from_what_training_left(settings):
+    settings.sparsities = (0.9, 0.8)
+    with pytest.raises(ValueError, match="sparsities: expected them to rise from 0.0 on"):
+        benchmark.main(settings)
+    settings.sparsities, settings.during = (0.9,), 0.5
+    with pytest.raises(ValueError, match="optimizers: expected IVON's"):
+        benchmark.main(settings)
+    settings.optimizers = ("ivon_1n",)
+    benchmark.main(settings)
+    rows = json.loads((settings.out / "results.json").read_text())
+    (trained,) = [row for row in rows if row["method"] == "dense"]
+    assert trained["counted_sparsity"] == pytest.approx(0.5, abs=0.005)
+    others = [row["counted_sparsity"] for row in rows if row is not trained]
+    assert others == pytest.approx([0.9] * len(others), abs=0.005)
