@@ -209,16 +209,21 @@ def run(
                     "method": method,
                     "sparsity": sparsity,
                     "seconds": seconds,
-                    **evaluated(network, pruned, sparsity, data),
+                    **evaluated(network, pruned, sparsity, data, training.sparsity == 0),
                 }
             )
     return found
 
 
-def evaluated(network: Network, pruned: Any, sparsity: float, data: Dataset) -> dict[str, float]:
-    """Test metrics, and the sparsity counted from the arrays, which must be that asked for."""
+def evaluated(
+    network: Network, pruned: Any, sparsity: float, data: Dataset, exact: bool
+) -> dict[str, float]:
+    """Test metrics, and the sparsity counted from the arrays, which must be that asked for.
+
+    Methods that keep weights in every row keep some that training has pruned: not `exact`, more.
+    """
     counted = float(metrics.sparsity({name: layer["kernel"] for name, layer in pruned.items()}))
-    if abs(counted - sparsity) > 0.005:
+    if counted < sparsity - 0.005 or (exact and counted > sparsity + 0.005):
         raise RuntimeError(f"expected a sparsity of {sparsity}, counted {counted:.4f}.")
     probs = probabilities(network, pruned, data.test_images)
     return {"counted_sparsity": counted, **scores(probs, data)}

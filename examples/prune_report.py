@@ -102,9 +102,9 @@ def write_report(out: Path, dataset: str, rows: list[Row]) -> None:
     save_figure(out / "accuracy.png", draw_accuracy(dataset, rows))
     save_figure(out / "calibration_and_size.png", draw_calibration_and_size(dataset, rows))
     print(
-        "- Nothing lost: during training by BMR, or after it by OBS, which refits what stays.\n"
-        "- Calibrated: NLL and ECE stay low where weights go by evidence.\n"
-        "- Really smaller: masks leave a network its size; units that are gone are cut out.\n"
+        "- What is lost: compare a row with the dense ones; OBS refits what stays.\n"
+        "- Calibrated: NLL and ECE; lower is better.\n"
+        "- Really smaller: the sizes in the last row beside those of the dense networks.\n"
         f"Wrote results.json, accuracy.png and calibration_and_size.png to {out}/, replacing those "
         "of earlier runs."
     )

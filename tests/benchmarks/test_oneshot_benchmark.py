@@ -104,7 +104,7 @@ def test_the_sweep_keeps_the_mean_outputs():
 
 def test_sparsities_rise_from_what_training_left(settings):
     settings.sparsities = (0.9, 0.8)
-    with pytest.raises(ValueError, match="sparsities: expected them to rise from 0.0 on"):
+    with pytest.raises(ValueError, match=r"sparsities: expected them to rise from 0\.0 on"):
         benchmark.main(settings)
     settings.sparsities, settings.during = (0.9,), 0.5
     with pytest.raises(ValueError, match="optimizers: expected IVON's"):
@@ -114,5 +114,7 @@ def test_sparsities_rise_from_what_training_left(settings):
     rows = json.loads((settings.out / "results.json").read_text())
     (trained,) = [row for row in rows if row["method"] == "dense"]
     assert trained["counted_sparsity"] == pytest.approx(0.5, abs=0.005)
-    others = [row["counted_sparsity"] for row in rows if row is not trained]
-    assert others == pytest.approx([0.9] * len(others), abs=0.005)
+    for row in rows:
+        by_row = row["method"] in ("wanda", "sweep")  # which keeps some of every row, zeros even
+        assert row["counted_sparsity"] >= row["sparsity"] - 0.005
+        assert by_row or row["counted_sparsity"] <= row["sparsity"] + 0.005
