@@ -35,8 +35,9 @@ fi
 if [[ ${1:-} == docs ]]; then
   shift
   rm -rf docs/_build
-  "$venv/bin/python" -m sphinx -q -W --keep-going -j 2 -b html docs docs/_build/html
-  BMRPRUNER_SITE=docs/_build/html exec "$venv/bin/python" -m pytest tests/docs "$@"
+  # The pages draw their pictures inline, on the CPU.
+  env -u MPLBACKEND -u XLA_FLAGS JAX_PLATFORMS=cpu "$venv/bin/python" -m sphinx -q -W --keep-going -j 2 -b html docs docs/_build/html
+  BMRPRUNER_SITE=docs/_build/html exec "$venv/bin/python" -m pytest -rs tests/docs "$@"
 fi
 if [[ ${1:-} == integrations ]]; then
   shift

@@ -11,7 +11,7 @@ NUTS draws the posterior of a network with one hidden layer; MALA and tempered S
 Convergence is judged by predictions, and the draws whose R-hat is lowest are pruned. The weights'
 R-hat is good where chains visit all permuted and sign-flipped copies of the hidden units, and then
 their means say nothing. So units are aligned before weights are scored. Needs
-`pip install "bmrpruner[mcmc,examples]"`.
+`pip install '.[mcmc,examples]'`.
 """
 
 from __future__ import annotations

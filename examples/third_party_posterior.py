@@ -23,7 +23,7 @@ posterior = posteriors.from_mean_field(mean, scale=std, prior_precision=prior_pr
 
 # ΔF, the log evidence of the model without a weight over that with it: where it is positive, the
 # data prefer the weight gone. A sparsity in place of the threshold says how many go.
-pruned, masks = BMRPruning(threshold=0).instant_sparsify(mean, posterior=posterior)
+pruned, masks = BMRPruning(threshold=0, temperature=1).instant_sparsify(mean, posterior=posterior)
 
 for name, params in {"dense": mean, "pruned": pruned}.items():
     accuracy = metrics.accuracy(x_test @ params["kernel"] + bias, y_test)

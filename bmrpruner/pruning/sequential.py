@@ -67,10 +67,10 @@ def prune_sequentially(
 ) -> Any:
     """Prune any trained network in one pass over its layers, from calibration data.
 
-    What goes is decided as `OBSPruning` does; then the layers are refitted in the order of
-    execution, each with the inputs that it has in the network pruned so far, so that its outputs
-    come closest to those of the dense network. Exactly one of `sparsity`, `max_loss_rise`, `masks`
-    and an N:M pattern says what goes.
+    What goes is decided as `OBSPruning` of the same `scope` does; then the layers are refitted in
+    the order of execution, each with the inputs that it has in the network pruned so far, so that
+    its outputs come closest to those of the dense network. Exactly one of `sparsity`,
+    `max_loss_rise`, `masks` and an N:M pattern says what goes.
 
     Args:
       fn: `(params, batch) -> outputs`, logits (examples, classes) for the default loss.

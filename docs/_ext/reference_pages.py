@@ -1,8 +1,8 @@
 """Write the pages of the reference from the list of public names, before Sphinx reads them.
 
 A page per module says in one line each what its names are, and shows those that belong to it in
-full, with their docstrings and examples. A name that the built pages lack is a warning, and so is
-one without an example; `bash run.sh docs` takes warnings for errors.
+full, with their docstrings and examples. A name that the built pages lack is a warning;
+`bash run.sh docs` takes warnings for errors.
 """
 
 from __future__ import annotations
@@ -194,16 +194,13 @@ def show_marks(app: Any, what: str, name: str, value: Any, options: Any, lines: 
 
 
 def check_names(app: Any, env: Any) -> None:
-    """Warn of public names without an entry or example, for Sphinx's `env-check-consistency`."""
+    """Warn of public names without an entry, for Sphinx's `env-check-consistency`."""
     shown = env.get_domain("py").objects
     for module in modules():
         for name, value in names_of(module).items():
             path = value.__name__ if inspect.ismodule(value) else home(name, value)
             if path not in shown and not path.endswith(NOT_HERE):
                 logger.warning("%s.%s: no entry in the reference", module.__name__, name)
-            text = constants().get(name) if is_constant(value) else value.__doc__
-            if not inspect.ismodule(value) and ">>> " not in (text or ""):
-                logger.warning("%s.%s: no example", module.__name__, name)
 
 
 def link_other_names(app: Any, env: Any, node: Any, content: Any) -> Any:

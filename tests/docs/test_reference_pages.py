@@ -6,8 +6,6 @@ import pytest
 from built_site import SITE
 from public_names import modules
 
-import bmrpruner
-
 reference_pages = pytest.importorskip("reference_pages", reason="sphinx is not installed")
 
 
@@ -43,14 +41,3 @@ def test_a_name_without_an_entry_is_a_warning(lacking, monkeypatch):
     assert all("no entry in the reference" in text for text in warned)
     assert bool(warned) == bool(lacking)
     assert all(text.split(":")[0].endswith(lacking.rpartition(".")[2]) for text in warned)
-
-
-def test_a_name_without_an_example_is_a_warning(monkeypatch):
-    warned = []
-    logger = types.SimpleNamespace(warning=lambda text, *args: warned.append(text % args))
-    monkeypatch.setattr(reference_pages, "logger", logger)
-    monkeypatch.setattr(bmrpruner.optimizers.ivon, "__doc__", "IVON.")
-    domain = types.SimpleNamespace(objects=set(reference_pages.other_names().values()))
-    reference_pages.check_names(None, types.SimpleNamespace(get_domain=lambda name: domain))
-    assert "bmrpruner.optimizers.ivon: no example" in warned
-    assert "bmrpruner.ivon: no example" in warned

@@ -1,8 +1,9 @@
-"""The structure of the repository: imports without a cycle, small files, a map that is true."""
+"""The repository: imports without a cycle, small files, a map that is true, links that lead."""
 
 import ast
 import graphlib
 import re
+from pathlib import Path
 
 import pytest
 from repository import ROOT, tracked
@@ -107,25 +108,46 @@ def test_a_comparison_with_a_name_is_noticed(code, found):
     assert named_algorithms(ast.parse(code)) == found
 
 
-def rooms():
+def mapped():
     """The paths in the first column of the map in CONTRIBUTING.md."""
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
-    table = re.search(r"^## The rooms\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)[1]
+    table = re.search(r"^## The modules\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)[1]
     rows = re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)
     return [path for row in rows for path in re.findall(r"`([^`]+)`", row)]
 
 
 def test_what_the_map_names_is_there():
-    missing = [p for p in rooms() if not ((PACKAGE / p).exists() or (ROOT / p).exists())]
+    missing = [p for p in mapped() if not ((PACKAGE / p).exists() or (ROOT / p).exists())]
     assert missing == []
 
 
 def test_the_map_names_every_module_and_package():
     files = {path.name for path in PACKAGE.glob("*.py")} - {"__init__.py"}
     folders = {f"{path.parent.name}/" for path in PACKAGE.glob("*/__init__.py")}
-    assert (files | folders) - set(rooms()) == set()
+    assert (files | folders) - set(mapped()) == set()
 
 
 def test_the_map_names_every_folder_of_code():
     folders = {f"{name.split('/')[0]}/" for name in tracked() if re.match(r"[^.].*/.*\.py$", name)}
-    assert folders - set(rooms()) - {"bmrpruner/"} == set()
+    assert folders - set(mapped()) - {"bmrpruner/"} == set()
+
+
+def linked(text):
+    """The relative links and pictures of a Markdown text, without those in blocks of code."""
+    prose = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+    found = re.findall(r"\]\(([^)\s]+)\)|<(?:img|a)\b[^>]*\b(?:src|href)=\"([^\"]+)\"", prose)
+    targets = [(target or tag).partition("#")[0] for target, tag in found]
+    return {target for target in targets if target and not re.match(r"\w+:", target)}
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "MIGRATING.md"])
+def test_relative_links_lead_to_tracked_files(name):
+    files = set(tracked())
+    folders = {str(folder) for file in files for folder in Path(file).parents}
+    targets = linked((ROOT / name).read_text("utf-8"))
+    assert {t for t in targets if t.rstrip("/") not in files | folders} == set()
+
+
+def test_links_are_found():
+    text = '[a](b.md#c) ![d](e/f.png) <img src="g.svg"> [h](https://i) [j](#k)\n```\nl[0](m)\n```\n'
+    assert linked(text) == {"b.md", "e/f.png", "g.svg"}
