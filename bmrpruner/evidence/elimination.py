@@ -28,7 +28,7 @@ def eliminate_row(
             lambda row, _: _remove(row, _BLOCK, by_evidence), row, None, blocks
         )
         steps.append((index[removed[0].ravel()], removed[1].ravel(), removed[2].ravel()))
-        (left,) = jnp.nonzero(~row[-1], size=mean.size - blocks * _BLOCK)
+        left = jnp.argsort(row[-1], stable=True)[: mean.size - blocks * _BLOCK]
         row = (row[0][left][:, left], *(part[left] for part in row[1:]))
         index, mean = index[left], row[1]
     _, (order, means, variances) = _remove(row, mean.size, by_evidence)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bmrpruner._frames import Frame, framed
+from bmrpruner._programs import compiled
 from bmrpruner._progress import shown
 from bmrpruner._tree import PyTree
 from bmrpruner.algorithms.one_shot import LayerwisePruning
@@ -81,9 +82,10 @@ def held_out_loss(fn: Callable[..., Any], params: PyTree, held_out: Any, loss: A
     """
     frame, arrays = framed(params)
     total, count = 0.0, 0
+    measure = compiled(functools.partial(_loss, fn, frame, loss))
     for batch in held_out:
-        losses = _losses(fn, frame, loss, arrays, batch)
-        total, count = total + float(jnp.sum(losses)), count + losses.size
+        own, examples = measure(arrays, batch)
+        total, count = total + float(own), count + int(examples)
     if not count:
         raise ValueError("held_out: expected batches, got none.")
     if not math.isfinite(total):
@@ -91,11 +93,15 @@ def held_out_loss(fn: Callable[..., Any], params: PyTree, held_out: Any, loss: A
     return total / count
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _losses(
+def _loss(
     fn: Callable[..., Any], frame: Frame, loss: Any, arrays: list[jax.Array], batch: Any
-) -> jax.Array:
-    params = frame.whole(arrays)
+) -> tuple[jax.Array, int]:
+    """The sum of the losses on one batch, and how many these are."""
+    losses = _losses(fn, frame.whole(arrays), loss, batch)
+    return jnp.sum(losses), losses.size
+
+
+def _losses(fn: Callable[..., Any], params: PyTree, loss: Any, batch: Any) -> jax.Array:
     if callable(loss):
         return loss(fn(params, batch), batch)
     inputs, labels = batch
