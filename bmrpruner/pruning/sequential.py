@@ -80,7 +80,8 @@ def prune_sequentially(
         are kept. Some 10,000 examples are plenty.
       sparsity: Fraction to prune.
       max_loss_rise: Prune as much as keeps the rise of the loss on held-out data within this, nats
-        per example.
+        per example. How much that is, is found before the layers are refitted in sequence, so that
+        the rise of what is returned is mostly below the bound.
       held_out: Pairs of a batch and its labels; batches for a loss of one's own.
       masks: A tree like `params`, None where a leaf is exempt: refit what stays under them.
       sparsity_type: What is pruned together.

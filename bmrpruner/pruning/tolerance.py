@@ -50,14 +50,15 @@ def largest_sparsity(
     Raises:
       ValueError: If `held_out` is empty or the dense network's loss there is not finite.
     """
-    dense = held_out_loss(fn, params, held_out, loss)
+    measure = _measure(fn, params, held_out, loss)
+    dense = measure(params)
     best, log_least, log_most = 0.0, math.log(LEAST), 0.0
     for _ in shown("max_loss_rise", range(TRIALS), "trials"):
         middle = (log_least + log_most) / 2
         sparsity = 1 - math.exp(middle)
         chooses = dataclasses.replace(updater, sparsity=sparsity)
         trial, _ = chooses.prune_by_scores(params, scores, posterior)
-        if held_out_loss(fn, trial, held_out, loss) - dense <= max_loss_rise:
+        if measure(trial) - dense <= max_loss_rise:
             best, log_most = sparsity, middle
         else:
             log_least = middle
@@ -80,17 +81,27 @@ def held_out_loss(fn: Callable[..., Any], params: PyTree, held_out: Any, loss: A
     Raises:
       ValueError: If there are no batches, or the loss is not finite.
     """
-    frame, arrays = framed(params)
-    total, count = 0.0, 0
-    measure = compiled(functools.partial(_loss, fn, frame, loss))
-    for batch in held_out:
-        own, examples = measure(arrays, batch)
-        total, count = total + float(own), count + int(examples)
-    if not count:
-        raise ValueError("held_out: expected batches, got none.")
-    if not math.isfinite(total):
-        raise ValueError(f"held_out: expected a finite loss, got {total / count}.")
-    return total / count
+    return _measure(fn, params, held_out, loss)(params)
+
+
+def _measure(
+    fn: Callable[..., Any], like: PyTree, held_out: Any, loss: Any
+) -> Callable[[PyTree], float]:
+    """`held_out_loss` as a function of parameters like these."""
+    run = compiled(functools.partial(_loss, fn, framed(like)[0], loss))
+
+    def measure(params: PyTree) -> float:
+        arrays, total, count = framed(params)[1], 0.0, 0
+        for batch in held_out:
+            own, examples = run(arrays, batch)
+            total, count = total + float(own), count + int(examples)
+        if not count:
+            raise ValueError("held_out: expected batches, got none.")
+        if not math.isfinite(total):
+            raise ValueError(f"held_out: expected a finite loss, got {total / count}.")
+        return total / count
+
+    return measure
 
 
 def _loss(
