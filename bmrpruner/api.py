@@ -57,7 +57,7 @@ def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> 
 
     Settings:
       algorithm: A registered name.
-      dist_type: `'uniform'` or `'erk'`.
+      dist_type: `'uniform'` or `'erk'`; not needed with `scope='global'`.
       sparsity: Fraction to prune, in [0, 1]. It may be left out where a threshold, an N:M pattern
         or the evidence decides.
       sparsity_type: A type, or a string such as `'2:4'`, `'block_4,4'`, `'channel_-1'`; a `Group`
@@ -90,8 +90,10 @@ def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> 
     algorithm = _algorithm(name)
     if not getattr(algorithm, "takes_settings", True):
         return algorithm()
-    dist_type = _required(config, "dist_type")
-    if dist_type not in _DISTRIBUTIONS:
+    if config.get("scope") != "global":  # on which it has no effect
+        _required(config, "dist_type")
+    dist_type: Any = config.get("dist_type")
+    if dist_type is not None and dist_type not in _DISTRIBUTIONS:
         raise ValueError(
             f"dist_type: expected one of {tuple(_DISTRIBUTIONS)}, got {dist_type!r}."
             + did_you_mean(dist_type, _DISTRIBUTIONS)
@@ -160,7 +162,7 @@ def _sparsity_fields(
     if "sparsity" in options:
         check_sparsity("sparsity", options["sparsity"])
     if scope == "global":
-        if config["dist_type"] != "uniform":
+        if config.get("dist_type") not in (None, "uniform"):
             warnings.warn(
                 f"dist_type: {config['dist_type']!r} has no effect, as {name!r} with "
                 "scope='global' ranks all leaves together.",

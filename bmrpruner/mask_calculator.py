@@ -287,5 +287,9 @@ def _rounded_count(size: Any, sparsity: jax.Array) -> jax.Array:
             "set jax_enable_x64."
         )
     kind = jnp.int32 if np.max(size) < 2**31 else widest
-    kept = jnp.round(np.asarray(size, np.float32) * (1 - sparsity))
-    return jnp.maximum(1, kept).astype(kind)
+    return _rounded(np.asarray(size, np.float32), sparsity, kind)
+
+
+@functools.partial(jax.jit, static_argnames="kind")
+def _rounded(size: np.ndarray, sparsity: jax.Array, kind: Any) -> jax.Array:
+    return jnp.maximum(1, jnp.round(size * (1 - sparsity))).astype(kind)

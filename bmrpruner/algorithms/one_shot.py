@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bmrpruner import oneshot
 from bmrpruner._ranking import ranked_leaves
@@ -22,6 +23,7 @@ from bmrpruner._tree import (
     map_with_key,
 )
 from bmrpruner.base_updater import BaseUpdater, SparseState
+from bmrpruner.oneshot.refit import refit_bias
 from bmrpruner.posteriors import LayerwiseGaussian, LinearLayer
 from bmrpruner.registry import register_algorithm
 from bmrpruner.sparsity_types import Group
@@ -97,7 +99,7 @@ class LayerwisePruning(BaseUpdater):
 
         def unscored(key: Any, leaf: Any) -> Any:
             # A weight of a covered leaf that is in none of its layers stays.
-            return jnp.full(leaf.shape, jnp.inf, jnp.float32) if key in posterior.covered else None
+            return np.full(leaf.shape, np.inf, np.float32) if key in posterior.covered else None
 
         scores = map_with_key(unscored, params)
         for layer in posterior.layers:
@@ -147,7 +149,7 @@ class LayerwisePruning(BaseUpdater):
         masks = self.create_masks(scores, self.eligible_targets(params, scores))
         pruned = self.apply_masks(params, masks, is_packed=False)
         if self.refits:
-            keep = map_leaves(lambda m, p: None if m is None else m * (p != 0), masks, params)
+            keep = map_leaves(lambda m, p: None if m is None else p != 0, masks, pruned)
             pruned = refitted(params, pruned, keep, posterior, self.wide)
         return pruned, self._stored(masks, params)
 
@@ -187,7 +189,7 @@ class LayerwisePruning(BaseUpdater):
 
 
 def _check_finite(layer: LinearLayer, scores: jax.Array) -> None:
-    if not isinstance(scores, jax.core.Tracer) and bool(jnp.any(jnp.isnan(scores))):
+    if not isinstance(scores, jax.core.Tracer) and np.isnan(scores).any():
         raise ValueError(
             f"posterior: expected finite weights and a covariance that the damping makes positive "
             f"definite for layer {layer.name!r}, got NaN as scores; calibrate with more damping."
@@ -222,7 +224,7 @@ def refitted(
             after = oneshot.refit(before, precision, keep)
         bias = layer.bias(pruned)  # which two layers may share
         if bias is not None:
-            bias = bias + jnp.matmul(before - after, layer.input_mean, precision="highest")
+            bias = refit_bias(bias, before, after, layer.input_mean, layer.input_mean)
         pruned = layer.put(pruned, after, bias)
     return pruned
 

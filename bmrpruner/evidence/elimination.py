@@ -28,7 +28,7 @@ def eliminate_row(
             lambda row, _: _remove(row, _BLOCK, by_evidence), row, None, blocks
         )
         steps.append((index[removed[0].ravel()], removed[1].ravel(), removed[2].ravel()))
-        (left,) = jnp.nonzero(~row[-1], size=mean.size - blocks * _BLOCK)
+        left = jnp.argsort(row[-1], stable=True)[: mean.size - blocks * _BLOCK]
         row = (row[0][left][:, left], *(part[left] for part in row[1:]))
         index, mean = index[left], row[1]
     _, (order, means, variances) = _remove(row, mean.size, by_evidence)
@@ -50,9 +50,11 @@ def _remove(row: Any, count: int, by_evidence: bool) -> tuple[Any, Any]:
         found = q, mean[q], variance[q]
         root = jnp.sqrt(variance[q])
         column = (covariance[q] - jnp.matmul(panel[:, q], panel, precision="highest")) / root
-        mean = (mean - column * (mean[q] / root)).at[q].set(0)
+        here = jnp.arange(mean.size) == q
+        mean = jnp.where(here, 0, mean - column * (mean[q] / root))
         variance = jnp.maximum(variance - column**2, 1)
-        return (mean, variance, gone.at[q].set(True), panel.at[t].set(column)), found
+        panel = jax.lax.dynamic_update_index_in_dim(panel, column, t, 0)
+        return (mean, variance, gone | here, panel), found
 
     panel = jnp.zeros((count, mean.size), mean.dtype)
     (mean, variance, gone, panel), removed = jax.lax.scan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -46,14 +47,21 @@ def obs_scores(weights: Any, precision: Any, curvature: Any = 1.0, wide: bool | 
       [0.1, 4.2]
     """
     weights, precision = checked_layer(weights, precision)
-    rows = jnp.reshape(jnp.asarray(curvature, weights.dtype), (-1, 1))
-    if wide if wide is not None else weights.shape[1] >= WIDE:
+    is_wide = wide if wide is not None else weights.shape[1] >= WIDE
+    return _obs_scores(weights, precision, jnp.asarray(curvature, weights.dtype), is_wide)
+
+
+@functools.partial(jax.jit, static_argnames="is_wide")
+def _obs_scores(
+    weights: jax.Array, precision: jax.Array, curvature: jax.Array, is_wide: bool
+) -> jax.Array:
+    rows = jnp.reshape(curvature, (-1, 1))
+    if is_wide:
         unit, root = unit_diagonal(precision)
         variance = jnp.diagonal(inverse(unit))
         return rows * 0.5 * (weights * root) ** 2 / variance
     order, _, cost = eliminate(weights, precision, 1.0)
-    largest = _rising(rows * cost)
-    return jnp.put_along_axis(jnp.zeros_like(cost), order, largest, axis=1, inplace=False)
+    return jax.lax.sort_key_val(order, _rising(rows * cost))[1]
 
 
 def _rising(cost: jax.Array) -> jax.Array:

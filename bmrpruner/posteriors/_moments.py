@@ -1,6 +1,7 @@
 """Sums over batches: moments of inputs and curvatures of outputs at a function's linear layers.
 
-`found` is what `structure.linear_layers` returns.
+`found` is what `structure.linear_layers` returns; `arrays` are those of the parameters, `frame` is
+the rest of them. What takes these is run by `_programs.compiled`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,15 @@ import jax.numpy as jnp
 from bmrpruner._frames import Frame
 from bmrpruner._tree import PyTree, is_prunable
 
-Cotangent = Callable[..., tuple[Any, jax.Array]]  # of outputs, batch and key
+Cotangent = Callable[..., tuple[Any, jax.Array]]  # of outputs, batch and random signs
+
+# Compiled apart, as the generator takes longer to compile than a small network, unless it is told
+# to hurry, which makes it no slower.
+random_signs = jax.jit(
+    functools.partial(jax.random.rademacher, dtype=jnp.float32),
+    static_argnames="shape",
+    compiler_options={"xla_backend_optimization_level": 1},
+)
 
 
 class Sums(NamedTuple):
@@ -37,7 +46,7 @@ class CrossSums(NamedTuple):
     cross: jax.Array  # (D, D), x times h
 
 
-def softmax_cotangent(outputs: Any, batch: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+def softmax_cotangent(outputs: Any, batch: Any, signs: jax.Array) -> tuple[Any, jax.Array]:
     """√p∘ε − p(√p·ε) for random signs ε, whose outer product is diag(p) − ppᵀ on average.
 
     That is the Hessian of the cross-entropy with respect to the logits, whatever the labels.
@@ -46,15 +55,13 @@ def softmax_cotangent(outputs: Any, batch: Any, key: jax.Array) -> tuple[Any, ja
       The cotangent, in the shape of the logits, and the number of examples.
     """
     probabilities = jax.nn.softmax(outputs.astype(jnp.float32))
-    signs = jax.random.rademacher(key, outputs.shape, jnp.float32)
     root = jnp.sqrt(probabilities) * signs
     found = root - probabilities * jnp.sum(root, -1, keepdims=True)
     return found.astype(outputs.dtype), jnp.float32(outputs.size // outputs.shape[-1])
 
 
-def unit_cotangent(outputs: Any, batch: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+def unit_cotangent(outputs: Any, batch: Any, signs: jax.Array) -> tuple[Any, jax.Array]:
     """Random signs: the Hessian of half the squared error is one."""
-    signs = jax.random.rademacher(key, outputs.shape, jnp.float32)
     return signs.astype(outputs.dtype), jnp.float32(outputs.shape[0])
 
 
@@ -63,20 +70,19 @@ class LossCotangent(NamedTuple):
 
     loss: Callable[..., Any]
 
-    def __call__(self, outputs: Any, batch: Any, key: jax.Array) -> tuple[Any, jax.Array]:
+    def __call__(self, outputs: Any, batch: Any, signs: Any = None) -> tuple[Any, jax.Array]:
         """The gradients of the sum of the losses, and how many these are."""
         losses, pull = jax.vjp(lambda outputs: self.loss(outputs, batch), outputs)
         return pull(jnp.ones_like(losses))[0], jnp.float32(losses.size)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def add_moments(
     found: Any,
     frame: Frame,
     cotangent: Cotangent,
     arrays: list[jax.Array],
     batch: Any,
-    key: jax.Array,
+    signs: Any,
     sums: tuple[Sums, ...],
     shifts: tuple[jax.Array, ...],
 ) -> tuple[tuple[Sums, ...], jax.Array]:
@@ -87,8 +93,8 @@ def add_moments(
         return found.capture(params, batch, probes=probes)
 
     outputs, pull, inputs = jax.vjp(run, found.probes(params, batch), has_aux=True)
-    signs, examples = cotangent(outputs, batch, key)
-    (grads,) = pull(signs)
+    pulled, examples = cotangent(outputs, batch, signs)
+    (grads,) = pull(pulled)
     added = []
     for uses, grad, total, shift in zip(inputs, grads, sums, shifts, strict=True):
         x = _stacked(uses) - shift
@@ -98,7 +104,6 @@ def add_moments(
     return tuple(added), examples
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def add_cross_moments(
     found: Any,
     frame: Frame,
@@ -126,14 +131,13 @@ class FirstLook(NamedTuple):
     grads: list[Any]  # by array of the parameters; None where it is none of floats
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def first_look(
     found: Any,
     frame: Frame,
     cotangent: Cotangent,
     arrays: list[jax.Array],
     batch: Any,
-    key: jax.Array,
+    signs: Any,
 ) -> FirstLook:
     """The mean inputs of each layer, and the gradients of its outputs and of the parameters.
 
@@ -147,7 +151,7 @@ def first_look(
 
     probes = found.probes(frame.whole(arrays), batch)
     outputs, pull, inputs = jax.vjp(run, free, probes, has_aux=True)
-    grads, output_grads = pull(cotangent(outputs, batch, key)[0])
+    grads, output_grads = pull(cotangent(outputs, batch, signs)[0])
     return FirstLook(
         tuple(jnp.mean(_stacked(uses), 0) for uses in inputs),
         tuple(jnp.sum(_stacked(uses), 0) for uses in output_grads),
@@ -161,7 +165,8 @@ def finished(
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """Mean and covariance of a layer's inputs, its curvature, and whether all are finite.
 
-    If not centred, the mean is zero and the covariance is about zero.
+    If not centred, the mean is zero and the covariance is about zero. What is not finite in the
+    inputs is so on the diagonal of the covariance.
     """
     offset = sums.first / sums.samples
     covariance = sums.second / sums.samples - jnp.outer(offset, offset)
@@ -169,7 +174,7 @@ def finished(
     if not is_centred:
         covariance, mean = covariance + jnp.outer(mean, mean), jnp.zeros_like(mean)
     curvature = sums.curvature / examples
-    is_finite = jnp.all(jnp.isfinite(covariance)) & jnp.all(jnp.isfinite(curvature))
+    is_finite = jnp.all(jnp.isfinite(jnp.diagonal(covariance))) & jnp.all(jnp.isfinite(curvature))
     return mean, covariance, curvature, is_finite
 
 

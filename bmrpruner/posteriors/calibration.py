@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import warnings
 from collections.abc import Callable, Iterable, Sized
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner._checks import check_positive, did_you_mean
-from bmrpruner._frames import framed
+from bmrpruner._frames import Frame, framed
+from bmrpruner._programs import compiled
 from bmrpruner._progress import shown
 from bmrpruner._tree import Key, PyTree, check_params, is_array, join, keyed_leaves
 from bmrpruner.posteriors import _moments
@@ -76,19 +78,21 @@ def from_calibration(
     first, batches = peeked("batches", batches)
     found = layers_of(fn, params, first)
     frame, arrays = framed(params)
+    look, add = (
+        compiled(functools.partial(step, found, frame, cotangent))
+        for step in (_moments.first_look, _moments.add_moments)
+    )
+    draw = _draw(found, frame, cotangent)
     looks = [
-        _moments.first_look(found, frame, cotangent, arrays, first, jax.random.fold_in(key, i))
-        for i in range(TRIALS)
+        look(arrays, first, draw(arrays, first, jax.random.fold_in(key, i))) for i in range(TRIALS)
     ]
     shifts, biases = looks[0].input_means, _biases(found, params, looks)
     sums = tuple(_no_sums(layer) for layer in found.layers)
     examples = 0.0
     for count, batch in enumerate(shown("calibration", batches)):
         check_batch(batch, first)
-        batch_key = jax.random.fold_in(key, count)
-        sums, seen = _moments.add_moments(
-            found, frame, cotangent, arrays, batch, batch_key, sums, shifts
-        )
+        signs = draw(arrays, batch, jax.random.fold_in(key, count))
+        sums, seen = add(arrays, batch, signs, sums, shifts)
         examples += float(seen)
     if examples < FEW:
         warnings.warn(
@@ -103,6 +107,24 @@ def from_calibration(
         )
     ]
     return LayerwiseGaussian(params, tuple(layers), examples, damping, prior_precision)
+
+
+def _draw(found: Any, frame: Frame, cotangent: Any) -> Callable[..., Any]:
+    """A function that draws a sign for each output on a batch; None for a loss of one's own."""
+    shapes: dict[Any, tuple[int, ...]] = {}
+
+    def outputs(arrays: Any, batch: Any) -> Any:
+        return found.capture(frame.whole(arrays), batch)[0]
+
+    def draw(arrays: Any, batch: Any, key: jax.Array) -> jax.Array | None:
+        if isinstance(cotangent, LossCotangent):
+            return None
+        sizes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(batch))
+        if sizes not in shapes:
+            shapes[sizes] = jax.eval_shape(outputs, arrays, batch).shape
+        return _moments.random_signs(key, shape=shapes[sizes])
+
+    return draw
 
 
 def as_cotangent(loss: Any) -> Any:
@@ -186,7 +208,7 @@ def _layer(
             f"batches: expected finite inputs and gradients at layer {name!r}, got NaN or "
             "infinite ones."
         )
-    indices = jnp.asarray(found.positions, jnp.int32)
+    indices = jnp.asarray(np.asarray(found.positions, np.int32))
     return LinearLayer(name, found.key, leaf, indices, positions, *moments)
 
 
@@ -226,5 +248,5 @@ def _matching(
         error = np.linalg.norm(rows - totals[:, None], axis=(0, 2))
         row = int(np.argmin(error))
         if error[row] <= SAME * scale:
-            return key, jnp.arange(row * size, (row + 1) * size, dtype=jnp.int32)
+            return key, jnp.asarray(np.arange(row * size, (row + 1) * size, dtype=np.int32))
     return None

@@ -67,13 +67,13 @@ class LinearLayer:
 
     def weights(self, params: PyTree) -> jax.Array:
         """The layer's weights in a tree of parameters, or its masks in a tree of masks: (R, D)."""
-        return jnp.ravel(_leaf(params, self.leaf))[self.positions]
+        return _taken(_leaf(params, self.leaf), self.positions)
 
     def bias(self, params: PyTree) -> jax.Array | None:
         """The layer's bias, (R,); None without one."""
         if self.bias_leaf is None:
             return None
-        return jnp.ravel(_leaf(params, self.bias_leaf))[self.bias_positions]
+        return _taken(_leaf(params, self.bias_leaf), self.bias_positions)
 
     def put(self, params: PyTree, weights: jax.Array, bias: jax.Array | None = None) -> PyTree:
         """The parameters with other weights, and another bias, in this layer."""
@@ -82,11 +82,7 @@ class LinearLayer:
             new[self.bias_leaf] = (self.bias_positions, bias)
 
         def place(key: Key, leaf: Any) -> Any:
-            if key not in new:
-                return leaf
-            positions, values = new[key]
-            flat = jnp.ravel(leaf).at[positions].set(values.astype(leaf.dtype))
-            return flat.reshape(leaf.shape)
+            return _placed(leaf, *new[key]) if key in new else leaf
 
         return map_with_key(place, params)
 
@@ -96,11 +92,26 @@ class LinearLayer:
 
     def precision(self, damping: float) -> jax.Array:
         """C + λI with λ = damping · mean diag C: P of each row but for the row's curvature."""
-        covariance = self.input_covariance
-        ridge = damping * jnp.mean(jnp.diagonal(covariance))
-        # Inputs that are all zero leave no scale: any ridge will do.
-        ridge = jnp.where(ridge > 0, ridge, 1)
-        return covariance + ridge * jnp.eye(len(covariance), dtype=covariance.dtype)
+        return damped(self.input_covariance, damping)
+
+
+@jax.jit
+def damped(covariance: jax.Array, damping: Any) -> jax.Array:
+    """C + λI with λ = damping · mean diag C."""
+    ridge = damping * jnp.mean(jnp.diagonal(covariance))
+    # Inputs that are all zero leave no scale: any ridge will do.
+    ridge = jnp.where(ridge > 0, ridge, 1)
+    return covariance + ridge * jnp.eye(len(covariance), dtype=covariance.dtype)
+
+
+@jax.jit
+def _taken(leaf: jax.Array, positions: jax.Array) -> jax.Array:
+    return jnp.ravel(leaf)[positions]
+
+
+@jax.jit
+def _placed(leaf: jax.Array, positions: jax.Array, values: jax.Array) -> jax.Array:
+    return jnp.ravel(leaf).at[positions].set(values.astype(leaf.dtype)).reshape(leaf.shape)
 
 
 @functools.partial(

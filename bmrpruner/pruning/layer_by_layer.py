@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bmrpruner import oneshot, selection
 from bmrpruner._frames import framed
+from bmrpruner._programs import compiled
 from bmrpruner._progress import shown
 from bmrpruner._tree import PyTree, keyed_leaves
 from bmrpruner.algorithms.one_shot import refitted
 from bmrpruner.mask_calculator import topk_n_by_m_mask_calculator
+from bmrpruner.oneshot.refit import refit_bias
 from bmrpruner.posteriors import LayerwiseGaussian, LinearLayer
 from bmrpruner.posteriors._moments import CrossSums, add_cross_moments
+from bmrpruner.posteriors.layerwise_gaussian import damped
 from bmrpruner.sparsity_types import NByM, Unstructured
+
+_ROUNDING = 1e-5  # relative, of sums in float32
 
 
 def refit_in_order(
@@ -73,23 +80,35 @@ def _moved(
 ) -> tuple[LinearLayer, jax.Array]:
     """The layer with the inputs h that it has by now, and E[x hᵀ]w + λw of each row w."""
     width = layer.shape[1]
-    square = jnp.zeros((width, width))
-    sums = CrossSums(jnp.zeros(()), jnp.zeros(width), square, jnp.zeros(width), square)
+    shapes = ((), (width,), (width, width), (width,), (width, width))
+    zeros: Any = (np.zeros(shape, np.float32) for shape in shapes)
+    sums = CrossSums(*zeros)
     shift = layer.input_mean  # zero without a bias, where moments are about zero
     (frame, before_arrays), (_, now_arrays) = framed(dense), framed(pruned)
+    add = compiled(functools.partial(add_cross_moments, found, frame, number))
     for batch in shown(layer.name, batches):
-        sums = add_cross_moments(
-            found, frame, number, before_arrays, now_arrays, batch, sums, shift
-        )
+        sums = add(before_arrays, now_arrays, batch, sums, shift)
+    now, second, target = _cross_finished(
+        sums, shift, layer.weights(dense), posterior.damping, layer.bias_leaf is not None
+    )
+    return layer.with_inputs(now, second), target
+
+
+@functools.partial(jax.jit, static_argnames="is_centred")
+def _cross_finished(
+    sums: CrossSums, shift: jax.Array, weights: jax.Array, damping: Any, is_centred: bool
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Mean and covariance of h, about zero if not centred, and E[x hᵀ]w + λw."""
     _, now, second, before, cross = (part / sums.samples for part in sums)
-    if layer.bias_leaf is not None:
-        second = second - jnp.outer(now, now)
-        cross = cross - jnp.outer(before, now)
+    if is_centred:
+        spread = second - jnp.outer(now, now)
+        # Inputs that no longer change have no covariance but that of rounding.
+        changes = jnp.trace(spread) > _ROUNDING * jnp.trace(second)
+        second = jnp.where(changes, spread, 0)
+        cross = jnp.where(changes, cross - jnp.outer(before, now), 0)
         now = now + shift
-    moved = layer.with_inputs(now, second)
-    weights = layer.weights(dense)
-    ridge = moved.precision(posterior.damping)[0, 0] - second[0, 0]
-    return moved, jnp.matmul(weights, cross, precision="highest") + ridge * weights
+    ridge = damped(second, damping)[0, 0] - second[0, 0]
+    return now, second, jnp.matmul(weights, cross, precision="highest") + ridge * weights
 
 
 def _chosen(
@@ -107,13 +126,14 @@ def _chosen(
     precision = moved.precision(posterior.damping)
     scores = oneshot.obs_scores(_unpruned(precision, target), precision, layer.curvature)
     if isinstance(kind, Unstructured):
-        return selection.top_masks([scores], [jnp.sum(keep != 0)])[0]
+        return selection.top_masks([scores], [int(np.count_nonzero(keep))])[0]
     leaf = dict(keyed_leaves(masks))[layer.leaf]
     spread = jnp.zeros(leaf.size).at[layer.positions].set(scores).reshape(leaf.shape)
     chosen = topk_n_by_m_mask_calculator(spread, None, kind)
     return jnp.ravel(chosen)[layer.positions]
 
 
+@jax.jit
 def _unpruned(precision: jax.Array, target: jax.Array) -> jax.Array:
     """What the weights would be if all stayed."""
     return jax.scipy.linalg.solve(precision, target.T, assume_a="pos").T
@@ -140,4 +160,5 @@ def _bias(
     bias = layer.bias(pruned)  # which another layer may have moved
     if bias is None:
         return None
-    return bias + layer.weights(dense) @ layer.input_mean - after @ moved.input_mean
+    before = layer.weights(dense)
+    return refit_bias(bias, before, after, layer.input_mean, moved.input_mean)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bmrpruner import oneshot
 from bmrpruner._checks import check_positive
@@ -79,7 +80,8 @@ def prune_sequentially(
         are kept. Some 10,000 examples are plenty.
       sparsity: Fraction to prune.
       max_loss_rise: Prune as much as keeps the rise of the loss on held-out data within this, nats
-        per example.
+        per example. How much that is, is found before the layers are refitted in sequence, so that
+        the rise of what is returned is mostly below the bound.
       held_out: Pairs of a batch and its labels; batches for a loss of one's own.
       masks: A tree like `params`, None where a leaf is exempt: refit what stays under them.
       sparsity_type: What is pruned together.
@@ -108,7 +110,8 @@ def prune_sequentially(
     kind = as_sparsity_type(sparsity_type)
     scope = scope or ("global" if kind == Unstructured() else "layer")
     _check_how_much(sparsity, max_loss_rise, held_out, masks, kind)
-    updater = OBSPruning(sparsity=sparsity, sparsity_type=kind, scope=scope)
+    refits = max_loss_rise is not None  # else what stays is refitted in order alone
+    updater = OBSPruning(sparsity=sparsity, sparsity_type=kind, scope=scope, refits=refits)
     may_choose = kind if masks is None else None
     masks = None if masks is None else _checked_masks(masks, params)
     batches, held_out = repeatable(batches), repeatable(held_out or ())
@@ -160,16 +163,23 @@ def _reports(
     for layer in posterior.layers:
         if layer.name not in seconds:
             continue
-        error = layer.weights(posterior.mean) - layer.weights(pruned)
-        squares = jnp.sum(error * (error @ layer.input_covariance), 1)
+        networks = layer.weights(posterior.mean), layer.weights(pruned)
         keep, nats = layer.weights(masks), math.nan
         if layer.shape[1] < oneshot.WIDE:
             only = dataclasses.replace(posterior, layers=(layer,))
             nats = float(only.delta_f(masks)[layer.name])
-        cost = float(0.5 * jnp.sum(layer.curvature * squares))
-        gone = int(jnp.sum(keep == 0))
+        cost = float(_cost(*networks, layer.input_covariance, layer.curvature))
+        gone = keep.size - int(np.count_nonzero(keep))
         rows.append(LayerReport(layer.name, keep.size, gone, cost, nats, seconds[layer.name]))
     return rows
+
+
+@jax.jit
+def _cost(
+    before: jax.Array, after: jax.Array, covariance: jax.Array, curvature: jax.Array
+) -> jax.Array:
+    error = before - after
+    return 0.5 * jnp.sum(curvature * jnp.sum(error * (error @ covariance), 1))
 
 
 def _checked_masks(masks: PyTree, params: PyTree) -> PyTree:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from bmrpruner._frames import Frame, framed
+from bmrpruner._programs import compiled
 from bmrpruner._progress import shown
 from bmrpruner._tree import PyTree
 from bmrpruner.algorithms.one_shot import LayerwisePruning
@@ -49,14 +50,15 @@ def largest_sparsity(
     Raises:
       ValueError: If `held_out` is empty or the dense network's loss there is not finite.
     """
-    dense = held_out_loss(fn, params, held_out, loss)
+    measure = _measure(fn, params, held_out, loss)
+    dense = measure(params)
     best, log_least, log_most = 0.0, math.log(LEAST), 0.0
     for _ in shown("max_loss_rise", range(TRIALS), "trials"):
         middle = (log_least + log_most) / 2
         sparsity = 1 - math.exp(middle)
         chooses = dataclasses.replace(updater, sparsity=sparsity)
         trial, _ = chooses.prune_by_scores(params, scores, posterior)
-        if held_out_loss(fn, trial, held_out, loss) - dense <= max_loss_rise:
+        if measure(trial) - dense <= max_loss_rise:
             best, log_most = sparsity, middle
         else:
             log_least = middle
@@ -79,23 +81,38 @@ def held_out_loss(fn: Callable[..., Any], params: PyTree, held_out: Any, loss: A
     Raises:
       ValueError: If there are no batches, or the loss is not finite.
     """
-    frame, arrays = framed(params)
-    total, count = 0.0, 0
-    for batch in held_out:
-        losses = _losses(fn, frame, loss, arrays, batch)
-        total, count = total + float(jnp.sum(losses)), count + losses.size
-    if not count:
-        raise ValueError("held_out: expected batches, got none.")
-    if not math.isfinite(total):
-        raise ValueError(f"held_out: expected a finite loss, got {total / count}.")
-    return total / count
+    return _measure(fn, params, held_out, loss)(params)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _losses(
+def _measure(
+    fn: Callable[..., Any], like: PyTree, held_out: Any, loss: Any
+) -> Callable[[PyTree], float]:
+    """`held_out_loss` as a function of parameters like these."""
+    run = compiled(functools.partial(_loss, fn, framed(like)[0], loss))
+
+    def measure(params: PyTree) -> float:
+        arrays, total, count = framed(params)[1], 0.0, 0
+        for batch in held_out:
+            own, examples = run(arrays, batch)
+            total, count = total + float(own), count + int(examples)
+        if not count:
+            raise ValueError("held_out: expected batches, got none.")
+        if not math.isfinite(total):
+            raise ValueError(f"held_out: expected a finite loss, got {total / count}.")
+        return total / count
+
+    return measure
+
+
+def _loss(
     fn: Callable[..., Any], frame: Frame, loss: Any, arrays: list[jax.Array], batch: Any
-) -> jax.Array:
-    params = frame.whole(arrays)
+) -> tuple[jax.Array, int]:
+    """The sum of the losses on one batch, and how many these are."""
+    losses = _losses(fn, frame.whole(arrays), loss, batch)
+    return jnp.sum(losses), losses.size
+
+
+def _losses(fn: Callable[..., Any], params: PyTree, loss: Any, batch: Any) -> jax.Array:
     if callable(loss):
         return loss(fn(params, batch), batch)
     inputs, labels = batch

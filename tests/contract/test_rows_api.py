@@ -134,6 +134,17 @@ def test_missing_entries_are_named():
             jaxpruner.create_updater_from_config(cfg)
 
 
+def test_one_ranking_needs_no_distribution():
+    cfg = config(scope="global").to_dict()
+    del cfg["dist_type"]
+    updater = jaxpruner.create_updater_from_config(cfg)
+    assert (updater.scope, updater.sparsity) == ("global", 0.8)
+    with pytest.raises(ValueError, match=r"^dist_type:"):
+        jaxpruner.create_updater_from_config(cfg, dist_type="erdos")
+    with pytest.raises(ValueError, match=r"^dist_type:"):
+        jaxpruner.create_updater_from_config(cfg, scope="layer")
+
+
 @pytest.mark.parametrize("name", ["rigl", "set"])
 def test_drop_fraction_decays_by_a_cosine(name):
     for given, expected in (({}, 0.1), ({"drop_fraction": 0.4}, 0.4)):

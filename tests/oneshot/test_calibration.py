@@ -89,8 +89,12 @@ def test_moments_and_curvatures_of_a_network_by_hand():
     key = jax.random.key(5)
     posterior = posteriors.from_calibration(mlp, PARAMS, iter(batches), key=key)
     signs = [
-        _moments.softmax_cotangent(mlp(PARAMS, x), x, jax.random.fold_in(key, i))[0]
+        jax.random.rademacher(jax.random.fold_in(key, i), (len(x), 3), jnp.float32)
         for i, x in enumerate(batches)
+    ]
+    signs = [
+        _moments.softmax_cotangent(mlp(PARAMS, x), x, own)[0]
+        for x, own in zip(batches, signs, strict=True)
     ]
     inputs, grads = backward(PARAMS, INPUTS, np.concatenate(signs).astype(float))
     assert posterior.examples == 240
@@ -106,7 +110,8 @@ def test_moments_and_curvatures_of_a_network_by_hand():
 
 def test_the_cotangent_has_the_hessian_of_the_cross_entropy():
     logits = jnp.array([1.0, -0.5, 0.3])
-    draws = _moments.softmax_cotangent(jnp.tile(logits, (20000, 1)), None, jax.random.key(0))[0]
+    signs = jax.random.rademacher(jax.random.key(0), (20000, 3), jnp.float32)
+    draws = _moments.softmax_cotangent(jnp.tile(logits, (20000, 1)), None, signs)[0]
     hessian = jax.hessian(lambda z: jax.nn.logsumexp(z))(logits)
     np.testing.assert_allclose(draws.T @ draws / 20000, hessian, atol=5e-3)
 

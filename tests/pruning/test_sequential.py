@@ -163,3 +163,13 @@ def test_losses_on_held_out_data():
 def test_bad_input_is_named(message, settings):
     with pytest.raises(ValueError, match=message):
         prune_sequentially(mlp, PARAMS, BATCHES, **settings)
+
+
+def test_behind_a_layer_that_has_gone_the_outputs_have_the_mean_of_the_dense_network():
+    masks = {
+        name: {"kernel": jnp.full(x["kernel"].shape, i > 0), "bias": None}
+        for i, (name, x) in enumerate(PARAMS.items())
+    }
+    pruned, _ = prune_sequentially(mlp, PARAMS, BATCHES, masks=masks)
+    mean = np.asarray(mlp(PARAMS, INPUTS)).mean(0)
+    np.testing.assert_allclose(mlp(pruned, INPUTS), np.tile(mean, (len(INPUTS), 1)), atol=1e-4)
