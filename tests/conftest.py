@@ -86,9 +86,8 @@ def data_dir():
     return Path(path)
 
 
-@pytest.fixture(scope="module")
-def quick_to_compile():
-    """For tests that compile much and compute little."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(autouse=True)
+def quick_to_compile(request):
+    """Compile without most optimizations, which takes less time, but where the program is read."""
+    optimized = request.node.get_closest_marker("compiled") is not None
+    jax.config.update("jax_disable_most_optimizations", not optimized)

@@ -11,8 +11,6 @@ import bmrpruner
 from bmrpruner import oneshot, posteriors, pruning
 from bmrpruner.posteriors import LayerwiseGaussian, LinearLayer
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 DAMPING = 0.01
 SIZES = (12, 8, 6)
 ONE_SHOT = ("obs", "global_obs", "wanda")

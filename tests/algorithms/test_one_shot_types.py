@@ -9,8 +9,6 @@ from bmrpruner import posteriors, structure
 from bmrpruner.posteriors import LayerwiseGaussian
 from bmrpruner.sparsity_types import Block, Channel, Group, NByM
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 PRUNERS = ("obs", "global_obs", "wanda")
 INPUTS, OUTPUTS, DAMPING = 8, 6, 0.01
 RNG = np.random.default_rng(3)

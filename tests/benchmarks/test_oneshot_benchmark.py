@@ -16,7 +16,7 @@ import oneshot as benchmark
 import wide_layers
 from networks import Network
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quick_to_compile")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture

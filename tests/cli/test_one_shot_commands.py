@@ -8,8 +8,6 @@ import pytest
 from bmrpruner import files
 from tests.cli.commands import EXAMPLES, NET, OBS, SWEEP_NET, run, run_json
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 
 def ridge(inputs, before, keep):
     """The weights (D, R) that stay, by least squares with a free bias and λ(w − before)²."""

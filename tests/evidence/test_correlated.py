@@ -7,8 +7,6 @@ import pytest
 
 from bmrpruner import evidence
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 PRIOR = 0.7
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import runpy
 import subprocess
 import sys
@@ -18,6 +19,7 @@ def run(name, *options, cwd):
     return subprocess.run(
         [sys.executable, EXAMPLES / name, *options],
         cwd=cwd,
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},  # quick to compile
         capture_output=True,
         text=True,
         timeout=600,

@@ -15,8 +15,6 @@ from bmrpruner.algorithms.one_shot import refitted
 from bmrpruner.posteriors import _moments
 from bmrpruner.study.models import mlp
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 DAMPING = 0.01
 
 

@@ -7,8 +7,6 @@ import pytest
 
 from bmrpruner import oneshot
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 DAMPING = 0.01
 
 

@@ -13,8 +13,6 @@ from bmrpruner.posteriors import from_calibration
 from bmrpruner.pruning import prune_sequentially
 from bmrpruner.study.models import init_mlp, mlp
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 SIZES = (6, 8, 3)
 INPUTS = np.random.default_rng(1).normal(size=(150, 6)).astype(np.float32)
 

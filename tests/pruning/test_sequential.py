@@ -10,8 +10,6 @@ from bmrpruner.pruning import prune_sequentially
 from bmrpruner.pruning.tolerance import held_out_loss
 from bmrpruner.study.models import init_mlp, mlp
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 DAMPING = 0.01
 PARAMS = init_mlp(jax.random.key(0), (6, 8, 4))
 INPUTS = np.random.default_rng(1).normal(size=(240, 6)).astype(np.float32) + 0.5

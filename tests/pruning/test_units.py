@@ -9,8 +9,6 @@ import bmrpruner
 from bmrpruner.pruning import prune_units
 from bmrpruner.study.models import init_mlp, mlp
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 DAMPING = 0.01
 PARAMS = init_mlp(jax.random.key(0), (6, 12, 3))
 INPUTS = np.random.default_rng(1).normal(size=(240, 6)).astype(np.float32) + 0.3

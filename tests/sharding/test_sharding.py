@@ -46,6 +46,7 @@ def test_two_processes_equal_one(tmp_path):
         for process in processes:
             process.kill()
             process.wait()
+    jax.config.update("jax_disable_most_optimizations", False)  # as in these processes
     for name in steps.NAMES[1:]:
         expected = steps.start_and_train(
             steps.wrapped(name), lambda tree: jax.tree.map(jnp.asarray, tree)
