@@ -92,16 +92,21 @@ class LinearLayer:
 
     def precision(self, damping: float) -> jax.Array:
         """C + λI with λ = damping · mean diag C: P of each row but for the row's curvature."""
-        return damped(self.input_covariance, damping)
+        return _damped(self.input_covariance, damping)
 
 
 @jax.jit
-def damped(covariance: jax.Array, damping: Any) -> jax.Array:
-    """C + λI with λ = damping · mean diag C."""
+def _damped(covariance: jax.Array, damping: Any) -> jax.Array:
+    """C + λI with the λ of `ridge_of`."""
+    ridge = ridge_of(covariance, damping)
+    return covariance + ridge * jnp.eye(len(covariance), dtype=covariance.dtype)
+
+
+def ridge_of(covariance: jax.Array, damping: Any) -> jax.Array:
+    """λ = damping · mean diag C."""
     ridge = damping * jnp.mean(jnp.diagonal(covariance))
     # Inputs that are all zero leave no scale: any ridge will do.
-    ridge = jnp.where(ridge > 0, ridge, 1)
-    return covariance + ridge * jnp.eye(len(covariance), dtype=covariance.dtype)
+    return jnp.where(ridge > 0, ridge, 1)
 
 
 @jax.jit

@@ -21,7 +21,7 @@ from bmrpruner.mask_calculator import topk_n_by_m_mask_calculator
 from bmrpruner.oneshot.refit import refit_bias
 from bmrpruner.posteriors import LayerwiseGaussian, LinearLayer
 from bmrpruner.posteriors._moments import CrossSums, add_cross_moments
-from bmrpruner.posteriors.layerwise_gaussian import damped
+from bmrpruner.posteriors.layerwise_gaussian import ridge_of
 from bmrpruner.sparsity_types import NByM, Unstructured
 
 _ROUNDING = 1e-5  # relative, of sums in float32
@@ -107,7 +107,7 @@ def _cross_finished(
         second = jnp.where(changes, spread, 0)
         cross = jnp.where(changes, cross - jnp.outer(before, now), 0)
         now = now + shift
-    ridge = damped(second, damping)[0, 0] - second[0, 0]
+    ridge = ridge_of(second, damping)
     return now, second, jnp.matmul(weights, cross, precision="highest") + ridge * weights
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from bmrpruner import posteriors
+from bmrpruner.posteriors._moments import CrossSums
 from bmrpruner.pruning import prune_sequentially
+from bmrpruner.pruning.layer_by_layer import _cross_finished
 from bmrpruner.pruning.tolerance import held_out_loss
 from bmrpruner.study.models import init_mlp, mlp
 
@@ -171,3 +173,16 @@ def test_behind_a_layer_that_has_gone_the_outputs_have_the_mean_of_the_dense_net
     pruned, _ = prune_sequentially(mlp, PARAMS, BATCHES, masks=masks)
     mean = np.asarray(mlp(PARAMS, INPUTS)).mean(0)
     np.testing.assert_allclose(mlp(pruned, INPUTS), np.tile(mean, (len(INPUTS), 1)), atol=1e-4)
+
+
+def test_the_ridge_is_right_beside_an_input_that_varies_most():
+    """Not as the difference of two large numbers: with no outputs in common, the target is λw."""
+    width, largest = 64, 1e8
+    variances = np.ones(width)
+    variances[0] = largest
+    nothing = jnp.zeros(width)
+    second = jnp.asarray(np.diag(variances), jnp.float32)
+    sums = CrossSums(jnp.float32(1), nothing, second, nothing, jnp.zeros((width, width)))
+    weights = np.random.default_rng(0).normal(size=(3, width)).astype(np.float32)
+    _, _, target = _cross_finished(sums, nothing, weights, 0.01, True)
+    np.testing.assert_allclose(target, 0.01 * variances.mean() * weights, rtol=1e-6)
