@@ -116,5 +116,5 @@ def curves(rows: list[Row]) -> Any:
         ax.set(title=f"pruned {MODES[mode]}", xlabel="share of FLOPs left", xscale="log")
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("accuracy (%)")
-    axes[1].legend(fontsize="small")
+    axes[1].legend(fontsize="small", loc="lower right")
     return figure

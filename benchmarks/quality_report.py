@@ -211,7 +211,7 @@ def draw_curves(network: str, rows: list[Row]) -> Any:
         axes[2, column].invert_xaxis()
     for ax in axes[0]:
         if ax.get_legend_handles_labels()[0]:
-            ax.legend(fontsize="x-small")
+            ax.legend(fontsize="x-small", loc="lower left")
     figure.suptitle(f"{network}, test set, mean weights; bars: one standard deviation")
     return figure
 

@@ -147,5 +147,5 @@ def draw(target: float, rows: Rows) -> Any:
     curves.set(xlabel="step", ylabel="validation accuracy, first seed")
     low = min(min(r["valid_accuracy"][len(r["looks"]) // 4 :]) for r in rows)
     curves.set_ylim(low, 1)
-    accuracy.legend(fontsize=7)
+    accuracy.legend(fontsize=7, loc="lower left")
     return figure

@@ -150,7 +150,7 @@ def draw_chains(found: dict[str, Any]) -> Any:
             rank.hist(ranks[i], bins=20, range=(0, draws.size), histtype="step")
         trace.set(title=label, xlabel="draw")
         rank.set(xlabel="rank among all draws", ylabel="draws of a chain")
-    axes[0, 0].legend(fontsize=7)
+    axes[0, 0].legend(fontsize=7, loc="lower right")
     return figure
 
 
@@ -169,7 +169,7 @@ def draw_pruning(seeds: list[dict[str, Any]]) -> Any:
         for rule, points in lines.items():
             axis.plot(*zip(*points, strict=True), "o-", label=rule, markersize=4)
         axis.set(title=f"{kind} draws", xlabel="pruned (%)", ylabel="test NLL")
-        axis.legend(fontsize=7)
+        axis.legend(fontsize=7, loc="upper left")
     return figure
 
 
@@ -190,5 +190,5 @@ def draw_bands(problem: Problem, found: dict[str, Any]) -> Any:
     observed = problem.shift + problem.scale * np.asarray(problem.y_test[rows])
     axis.plot(index, observed, "k.", markersize=4, label="observed")
     axis.set(title=f"{problem.name}, test rows", xlabel="row")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper right")
     return figure

@@ -113,4 +113,4 @@ def draw_sizes(ax: Any, rows: list[Row], sparsities: list[float]) -> None:
     ax.set_ylabel("left of the dense network (%)")
     ax.set_title("units gone and cut out")
     ax.set_ylim(0, 100)
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="small", loc="upper left")

@@ -39,7 +39,7 @@ def draw_reliability_panels(
         ax.set(title=title, xlabel="confidence", xlim=(0, 1), ylim=(0, 1))
         ax.grid(alpha=0.3)
         if lines:
-            ax.legend(fontsize="small")
+            ax.legend(fontsize="small", loc="upper left")
     axes.flat[0].set_ylabel("accuracy")
     return figure
 
@@ -67,7 +67,7 @@ def draw_kept(sparsities: Mapping[str, Mapping[str, float]]) -> Any:
         ax.bar(positions, [100 - 100 * pruned[name] for name in names], width, label=label)
     ax.set_xticks(range(len(names)), names, rotation=20 if len(names) > 4 else 0)
     ax.set_ylabel("weights kept (%)")
-    ax.legend(fontsize="small")
+    ax.legend(fontsize="small", loc="upper left")
     return figure
 
 

@@ -57,7 +57,7 @@ def draw_metrics(points: Points) -> Any:
         axes[0, 0].plot([], [], color=f"C{color}", label=algorithm)
     axes[0, 0].plot([], [], color="gray", linestyle="--", label="at the mean")
     axes[0, 0].plot([], [], color="gray", label="posterior-averaged")
-    axes[0, 0].legend(fontsize="small")
+    axes[0, 0].legend(fontsize="small", loc="lower left")
     return figure
 
 
@@ -91,7 +91,7 @@ def draw_histograms(
         kept = {k: _decibels(_values(v.snr, seen)) for k, v in pruned.items()}
         _draw_histogram(axes.flat[1], decibels, kept)
         axes.flat[1].set(xlabel="signal-to-noise ratio (dB)", yscale="log", ylabel="count")
-    axes.flat[0].legend(fontsize="small")
+    axes.flat[0].legend(fontsize="small", loc="upper right")
     return figure
 
 

@@ -67,6 +67,18 @@ def test_files_are_short():
     assert {name: n for name, n in lengths.items() if n > LONGEST} == {}
 
 
+def test_legends_have_a_place():
+    """Matplotlib's search for the best one warns where it takes long, as on a busy machine."""
+    sources = [ROOT / name for name in tracked() if name.endswith((".py", ".md"))]
+    calls = [
+        f"{path.name}: {call}"
+        for path in sources
+        for call in re.findall(r"\.legend\([^)]*\)", path.read_text("utf-8"))
+    ]
+    assert len(calls) > 10
+    assert [call for call in calls if "loc=" not in call] == []
+
+
 def compared_texts(tree):
     """Texts that something is compared with; True beside the prefixes and suffixes asked for."""
     for node in ast.walk(tree):
