@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bmrpruner.study.models import init_mlp, mlp
-from tests.idx_files import write_split
+from tests.idx_files import write_easy_images
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import oneshot as benchmark
@@ -24,12 +24,7 @@ def settings(tmp_path, monkeypatch):
     """Images of which a row tells the label, and a small network."""
     small = Network(lambda key: init_mlp(key, (784, 24, 10)), mlp, 200)
     monkeypatch.setitem(benchmark.NETWORKS, "mlp", small)
-    rng = np.random.default_rng(0)
-    for part, n in (("train", 1000), ("t10k", 200)):
-        labels = rng.integers(0, 10, n).astype(np.uint8)
-        images = rng.integers(0, 100, (n, 28, 28), np.uint8)
-        images[np.arange(n), labels] += 150
-        write_split(tmp_path, part, images, labels)
+    write_easy_images(tmp_path)
     return benchmark.Settings(
         data=tmp_path,
         out=tmp_path / "out",

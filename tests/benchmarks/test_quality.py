@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from tests.idx_files import write_split
+from tests.idx_files import write_easy_images
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import networks
@@ -22,13 +22,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture
 def settings(tmp_path):
     """Images of which a row tells the label, mostly; few runs."""
-    rng = np.random.default_rng(0)
-    for part, n in (("train", 1000), ("t10k", 200)):
-        labels = rng.integers(0, 10, n).astype(np.uint8)
-        images = rng.integers(0, 100, (n, 28, 28), np.uint8)
-        images[np.arange(n), labels] += 150
-        labels[: n // 10] = rng.integers(0, 10, n // 10)
-        write_split(tmp_path, part, images, labels)
+    write_easy_images(tmp_path, spoiled=0.1)
     return quality.Settings(
         data=tmp_path,
         out=tmp_path / "out",
