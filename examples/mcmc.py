@@ -105,17 +105,17 @@ def study(settings: Settings, problem: Problem, seed: int) -> dict[str, Any]:
             masks = pruner.instant_sparsify(posterior.mean, posterior=posterior)[1]
             jobs.append((rule, full(masks, params), aligned if rule.is_aligned else raw))
 
-    def again(job: Any) -> Chains | None:
+    def again(job: Any) -> tuple[Chains | None, dict[str, Any]]:
         rule, masks, _ = job
         how = ("smc", smc) if best == "smc" else ("hmc", AGAIN)
-        return sample(how[0], problem, masks, key, how[1]) if rule.is_aligned else None
+        chain = sample(how[0], problem, masks, key, how[1]) if rule.is_aligned else None
+        return chain, make_row(problem, *job, chain, dense)
 
     with ThreadPoolExecutor(2) as pool:
         resampled = list(pool.map(again, jobs))
     rows = [{"rule": "none", "sparsity": 0.0, "masked": scores(problem, raw, dense)}]
-    for job, chain in zip(jobs, resampled, strict=True):
-        rows.append(make_row(problem, *job, chain, dense))
-        rows[-1]["delta_f"] = joint_delta_f(raw, job[1])
+    for job, (chain, row) in zip(jobs, resampled, strict=True):
+        rows.append(row | {"delta_f": joint_delta_f(raw, job[1])})
         is_checked = job[0].name == "BMR" and seed == 0 and problem.name in PARTICLES
         if "smc" in chains and (best == "smc" or is_checked) and chain is not None:
             reduced = chain if best == "smc" else sample("smc", problem, job[1], key, smc)
@@ -159,8 +159,14 @@ def full(masks: Any, params: Any) -> Any:
 
 def predictions(problem: Problem, draws: Any) -> jax.Array:
     """For each draw: class probabilities [chain, draw, n, classes], or means [chain, draw, n]."""
-    found = jax.jit(jax.vmap(jax.vmap(lambda p: outputs(p, problem.x_test))))(draws)
+    found = _all_outputs(draws, problem.x_test)
     return found[..., 0] if problem.is_regression else jax.nn.softmax(found)
+
+
+@jax.jit
+def _all_outputs(draws: Any, x: Any) -> jax.Array:
+    """The network's outputs by chain and draw."""
+    return jax.vmap(jax.vmap(outputs, (0, None)), (0, None))(draws, x)
 
 
 def scores(problem: Problem, draws: Any, predicted: Any) -> dict[str, float]:

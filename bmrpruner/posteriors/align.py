@@ -12,6 +12,7 @@ from bmrpruner._leaves import check_draws, flatten, is_concrete
 from bmrpruner._tree import Key, PyTree, is_array, join, leaf_keys
 
 _MOST_SWEEPS = 30
+_LEAST_GROWTH = 1e-3  # of the mean's squared length, in a sweep that is followed by another
 
 
 class _Layer(NamedTuple):
@@ -28,8 +29,8 @@ def align_units(draws: PyTree, groups: Sequence[Any], odd: bool = False) -> PyTr
     tanh, when the signs of all weights of a unit are flipped. Chains that mix visit all these
     copies, so that means and variances of single weights say nothing about the units. Each draw's
     units are matched to those of the mean draw by the Hungarian method, layer by layer, and again
-    until nothing changes; the first reference is the last draw. What a draw computes stays the
-    same, up to the rounding of sums in another order.
+    until the mean draw's squared length grows by less than a thousandth; the first reference is the
+    last draw. What a draw computes stays the same, up to the rounding of sums in another order.
 
     Args:
       draws: A tree of floating arrays `[chain, draw, *shape]`, alike in the first two axes. Leaves
@@ -141,13 +142,19 @@ def _align(weights: dict[Key, np.ndarray], layers: list[_Layer], odd: bool) -> N
         layer = min(pending, key=lambda layer: _share_disordered(weights, layer, pending))
         _match(weights, reference, layer, odd, pending)
         pending.remove(layer)
+    length = _mean_length(weights)
     for _ in range(_MOST_SWEEPS):
-        changes = 0
         for layer in layers:
             mean = {key: weights[key].mean(0) for key, _, _ in layer.members}
-            changes += _match(weights, mean, layer, odd, [])
-        if not changes:
+            _match(weights, mean, layer, odd, [])
+        before, length = length, _mean_length(weights)
+        if length <= (1 + _LEAST_GROWTH) * before:
             return
+
+
+def _mean_length(weights: Mapping[Key, np.ndarray]) -> float:
+    """The squared length of the mean draw, which no sweep makes smaller."""
+    return sum(float(np.sum(values.mean(0) ** 2)) for values in weights.values())
 
 
 def _share_disordered(
@@ -171,17 +178,14 @@ def _match(
     layer: _Layer,
     odd: bool,
     pending: Sequence[_Layer],
-) -> int:
-    """Match a layer's units in each draw to the reference, in place; how many draws changed."""
+) -> None:
+    """Match a layer's units in each draw to the reference, in place."""
     from scipy.optimize import linear_sum_assignment  # slow to import
 
     members = _comparable(layer, pending) or layer.members
     similarity = sum(
-        np.einsum(
-            "rf,nuf->nru",
-            _by_unit(reference[key][None], axis, indices)[0],
-            _by_unit(weights[key], axis, indices),
-        )
+        _by_unit(reference[key][None], axis, indices)
+        @ _by_unit(weights[key], axis, indices).transpose(0, 2, 1)
         for key, axis, indices in members
     )
     score = np.abs(similarity) if odd else similarity
@@ -193,7 +197,6 @@ def _match(
         weights[key][moved] = _rearranged(
             weights[key][moved], axis, indices, order[moved], signs[moved]
         )
-    return int(moved.sum())
 
 
 def _by_unit(values: np.ndarray, axis: int, indices: np.ndarray) -> np.ndarray:
