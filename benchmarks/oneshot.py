@@ -28,7 +28,7 @@ import tyro
 from networks import NETWORKS, Network
 from oneshot_report import write_report
 from quality import probabilities, scores
-from quality_training import ADAMW, ESS, Training, make_optimizer, make_pruner, train
+from quality_training import DENSE, ESS, Training, make_optimizer, make_pruner, train
 from wide_layers import report_wide
 
 import bmrpruner
@@ -54,7 +54,7 @@ class Settings:
     """Directory for the networks, the runs, results.json and table.md."""
     network: Literal["mlp", "lenet5"] = "mlp"
     """784-300-100-10, or LeNet-5."""
-    optimizers: tuple[str, ...] = ("adamw", "ivon_3n")
+    optimizers: tuple[str, ...] = ("adamw", "sgd", "ivon_3n")
     """What to train with."""
     sparsities: tuple[float, ...] = (0.75, 0.9, 0.95, 0.97, 0.98, 0.985, 0.99)
     """Fractions of the kernels' weights to prune."""
@@ -99,10 +99,9 @@ def main(settings: Settings) -> None:
 
 def check(settings: Settings) -> None:
     """Raise a ValueError for settings that cannot be."""
-    known = (*ADAMW, *ESS)
     for optimizer in settings.optimizers:
-        if optimizer not in known:
-            raise ValueError(f"optimizers: expected some of {', '.join(known)}, got {optimizer!r}.")
+        if optimizer not in DENSE:
+            raise ValueError(f"optimizers: expected some of {', '.join(DENSE)}, got {optimizer!r}.")
     if [settings.during, *settings.sparsities] != sorted([settings.during, *settings.sparsities]):
         raise ValueError(
             f"sparsities: expected them to rise from {settings.during} on, got "

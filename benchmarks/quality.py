@@ -26,14 +26,13 @@ import rich.progress
 import tyro
 from networks import NETWORKS, Network
 from quality_report import write_report
-from quality_training import ADAMW, ESS, Training, make_optimizer, make_pruner, train
+from quality_training import DENSE, ESS, Training, make_optimizer, make_pruner, train
 
 import bmrpruner
 from bmrpruner import metrics
 from bmrpruner.files.atomic import atomic_write
 from bmrpruner.study.idx import Dataset, read_dataset, standardise
 
-DENSE = (*ADAMW, *ESS)
 ONE_SHOT = {True: ("global_magnitude", "global_snr", "global_bmr"), False: ("global_magnitude",)}
 GRADUAL = (
     "ivon_1n+global_bmr",

@@ -24,6 +24,7 @@ OPTIMIZERS = {
     "adamw": "AdamW",
     "adamw_decay": "AdamW, weight decay 0.3",
     "adamw_smooth": "AdamW, smoothed labels",
+    "sgd": "SGD",
     "ivon_1n": "IVON, N",
     "ivon_3n": "IVON, 3N",
     "ivon_10n": "IVON, 10N",

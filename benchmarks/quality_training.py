@@ -14,18 +14,20 @@ from networks import Network
 import bmrpruner
 from bmrpruner.study.idx import Dataset
 
-# Effective sample size by optimizer, in training examples; AdamW has none.
+# Effective sample size by optimizer, in training examples.
 ESS = {"ivon_1n": 1.0, "ivon_3n": 3.0, "ivon_10n": 10.0}
 # Weight decay and label smoothing by optimizer: Optax's default, and what adamw_search.py finds:
 # the decay of the best NLL, and the smoothing of the best accuracy (0.1 is as good, its NLL worse).
 ADAMW = {"adamw": (1e-4, 0.0), "adamw_decay": (0.3, 0.0), "adamw_smooth": (1e-4, 0.05)}
+SGD = "sgd"  # with a momentum of 0.9 and a weight decay of 5e-4
+DENSE = (*ADAMW, SGD, *ESS)
 
 
 class Training(NamedTuple):
     """One training run: a file."""
 
     network: str
-    optimizer: str  # one of ADAMW or ESS
+    optimizer: str  # one of DENSE
     algorithm: str  # 'no_prune', pruned afterwards; else pruned during training
     sparsity: float | None  # None where the evidence decides
     seed: int
@@ -37,7 +39,7 @@ class Training(NamedTuple):
 
 
 def make_optimizer(training: Training, examples: int, epochs: int, **options: Any) -> Any:
-    """AdamW, or IVON by its recipe, wrapped by the pruner, which keeps pruned weights at zero.
+    """AdamW, SGD, or IVON by its recipe, wrapped by the pruner, which keeps pruned weights at zero.
 
     The options are the pruner's own.
     """
@@ -51,6 +53,9 @@ def make_optimizer(training: Training, examples: int, epochs: int, **options: An
             prior = optax.exponential_decay(prior, fall, 0.1, fall, end_value=0.1 * prior)
         rate = optax.cosine_decay_schedule(0.3, steps)
         inner = bmrpruner.ivon(rate, ess, b2=1 - 6 / steps, weight_decay=prior)
+    elif training.optimizer == SGD:
+        sgd = optax.sgd(optax.cosine_decay_schedule(0.1, steps), momentum=0.9)
+        inner = optax.chain(optax.add_decayed_weights(5e-4), sgd)
     else:
         decay, _ = ADAMW[training.optimizer]
         inner = optax.adamw(optax.cosine_decay_schedule(1e-3, steps), weight_decay=decay)
