@@ -1,6 +1,7 @@
 """How long a mask update takes, and what a wrapped step costs; ratios within one run.
 
 python benchmarks/speed.py --out speed.json              # 1e6, 1e7 and 1e8 weights
+python benchmarks/speed.py --large                       # and 1e9 scores
 python benchmarks/speed.py --sizes 1000000 --repeats 3   # a short form
 """
 

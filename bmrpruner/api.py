@@ -57,7 +57,8 @@ def create_updater_from_config(sparsity_config: Any = None, **settings: Any) -> 
 
     Settings:
       algorithm: A registered name.
-      dist_type: `'uniform'` or `'erk'`; not needed with `scope='global'`.
+      dist_type: `'uniform'` or `'erk'`; needed, as in JaxPruner, unless the configuration itself
+        says `scope='global'`. It has no effect on a ranking over the whole network.
       sparsity: Fraction to prune, in [0, 1]. It may be left out where a threshold, an N:M pattern
         or the evidence decides.
       sparsity_type: A type, or a string such as `'2:4'`, `'block_4,4'`, `'channel_-1'`; a `Group`

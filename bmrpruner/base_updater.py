@@ -236,6 +236,16 @@ class BaseUpdater:
         Returns:
           A transformation whose state is a `SparseState`. Unless it masks its updates, call
           `post_gradient_update(params, state)` after applying them.
+
+        Example:
+          >>> import optax
+          >>> from bmrpruner import MagnitudePruning, OneShotSchedule
+          >>> pruner = MagnitudePruning(sparsity=0.5, scheduler=OneShotSchedule(0))
+          >>> tx = pruner.wrap_optax(optax.sgd(0.1), mask_updates=True)
+          >>> params = jnp.array([[-2., 1.]])
+          >>> updates, state = tx.update(jnp.zeros((1, 2)), tx.init(params), params)
+          >>> optax.apply_updates(params, updates).tolist(), state.masks.tolist()
+          ([[-2.0, 0.0]], [[1, 0]])
         """
         masks_updates = self.mask_updates if mask_updates is None else mask_updates
         return pruning_transformation(self, inner, masks_updates)

@@ -100,6 +100,8 @@ class PolynomialSchedule(PeriodicSchedule):
     not quite reached. Zhu & Gupta 2017, arXiv:1710.01878, equation 1, from sparsity zero.
 
     Attributes:
+      update_freq: Steps between two refreshes of the masks.
+      update_start_step, update_end_step: The first and the last step that may refresh them.
       power: The polynomial's degree; 3 is the cubic schedule of the paper.
 
     Example:

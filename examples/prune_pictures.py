@@ -36,10 +36,10 @@ def draw_accuracy(dataset: str, rows: list[Row]) -> Any:
         lower = [m - d for m, d in zip(means, deviations, strict=True)]
         upper = [m + d for m, d in zip(means, deviations, strict=True)]
         ax.fill_between(x, lower, upper, color=color, alpha=0.15, linewidth=0)
-    for optimizer, color in (("AdamW", "0.45"), ("IVON", "black")):
+    for optimizer, color, line in (("IVON", "black", "-"), ("AdamW", "0.45", "--")):
         dense = [r for r in rows if r["when"] == "dense" and r["optimizer"] == optimizer]
         (value,), _ = spread(dense, [0.0])
-        ax.axhline(value, color=color, linewidth=1, label=f"dense: {optimizer}")
+        ax.axhline(value, color=color, linestyle=line, linewidth=1, label=f"dense: {optimizer}")
     best = max(100 * row["accuracy"] for row in rows)
     lowest = min(100 * row["accuracy"] for row in rows)
     ax.set_ylim(max(best - 15, lowest - 1), best + 0.5)  # what falls further leaves the picture

@@ -116,8 +116,8 @@ def make_table(dataset: str, rows: list[Row]) -> Table:
     sparsities = sorted({row["sparsity"] for row in rows} - {0.0})
     shown = sparsities[len(sparsities) // 2]
     table = Table(
-        title=f"{dataset}: test accuracy (%), dense and with weights pruned, mean ± deviation of "
-        f"{seeds} seed{'s' * (seeds > 1)}",
+        title=f"{dataset}: test accuracy (%), dense and with weights pruned, "
+        + (f"mean ± deviation of {seeds} seeds" if seeds > 1 else "one seed"),
         caption=f"NLL, ECE and sizes of pruned networks: at {shown:.0%}; kFLOP of an image, ms of "
         "the test set",
         box=rich.box.SIMPLE_HEAD,
@@ -156,12 +156,12 @@ def by_method(rows: list[Row]) -> list[tuple[tuple[str, str, str], list[Row]]]:
 
 
 def accuracy(rows: list[Row], sparsity: float) -> str:
-    """Mean ± standard deviation in percent; empty where there are no such rows."""
+    """Mean ± standard deviation in percent, of one seed without it; empty if there are no rows."""
     values = [100 * row["accuracy"] for row in rows if row["sparsity"] == sparsity]
     if not values:
         return ""
-    deviation = statistics.stdev(values) if len(values) > 1 else 0.0
-    return f"{statistics.mean(values):.1f}±{deviation:.1f}"
+    found = f"{statistics.mean(values):.1f}"
+    return f"{found}±{statistics.stdev(values):.1f}" if len(values) > 1 else found
 
 
 def mean(rows: list[Row], name: str) -> float:

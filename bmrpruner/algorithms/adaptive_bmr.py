@@ -41,15 +41,30 @@ class AdaptiveBMR(BMRPruning):
       sparsity: Largest fraction of all groups (or weights) that may ever be pruned; of the cost
         that a `sparsity_types.Group` names.
       custom_sparsity_map: None by key path, to exempt a leaf.
+      temperature: Of the evidence, as for `BMRPruning`; by default the posterior's own.
       log_odds: ΔF in nats that the first round asks for.
       max_share: Largest fraction of the remaining groups that one round may prune, in (0, 1].
       max_rounds: Room in the record; later rounds prune, but are not recorded.
 
     Example:
-      >>> from bmrpruner import DiagonalGaussian
-      >>> posterior = DiagonalGaussian(jnp.array([[2., 0.1]]), jnp.array([[9., 9.]]))
-      >>> AdaptiveBMR().instant_sparsify(posterior.mean, posterior=posterior)[0].tolist()
-      [[2.0, 0.0]]
+      >>> import optax
+      >>> from bmrpruner import PeriodicSchedule, PolynomialSchedule, ivon, noisy_value_and_grad
+      >>> x = jax.random.normal(jax.random.key(0), (200, 8))
+      >>> loss_fn = lambda params, key: jnp.mean((x @ params - x[:, :1]) ** 2)  # needs one weight
+      >>> schedule = PolynomialSchedule(update_freq=20, update_start_step=100, update_end_step=400)
+      >>> rate = optax.cosine_decay_schedule(0.3, 500)
+      >>> tx = AdaptiveBMR(scheduler=schedule).wrap_optax(
+      ...     ivon(rate, ess=200, b2=1 - 6 / 500), mask_updates=True)
+      >>> @jax.jit
+      ... def step(carry, key):
+      ...     params, state = carry
+      ...     _, grads, state = noisy_value_and_grad(loss_fn, state, params, key)
+      ...     updates, state = tx.update(grads, state, params)
+      ...     return (optax.apply_updates(params, updates), state), None
+      >>> start, keys = jnp.full((8, 1), 0.1), jax.random.split(jax.random.key(1), 500)
+      >>> (params, state), _ = jax.lax.scan(step, (start, tx.init(start)), keys)
+      >>> state.masks[:, 0].tolist(), int(state.rounds.done)
+      ([1, 0, 0, 0, 0, 0, 0, 0], 16)
 
     References:
       Marković et al. 2023, https://arxiv.org/abs/2309.12095, section 2.3.

@@ -87,14 +87,15 @@ class PosteriorPruning(BaseUpdater):
 class SNRPruning(PosteriorPruning):
     """Keep the weights of largest signal to noise, |μ|/σ.
 
-    Graves 2011, Practical variational inference for neural networks, section 6; Blundell et al.
-    2015, https://arxiv.org/abs/1505.05424, section 5.1.
-
     Example:
       >>> posterior = DiagonalGaussian(jnp.array([[2., 3.]]), jnp.array([[9., 1.]]))
       >>> pruner = SNRPruning(sparsity=0.5)
       >>> pruner.instant_sparsify(posterior.mean, posterior=posterior)[0].tolist()
       [[2.0, 0.0]]
+
+    References:
+      Graves 2011, Practical variational inference for neural networks, section 6; Blundell et al.
+      2015, https://arxiv.org/abs/1505.05424, section 5.1.
     """
 
     def score_posterior(self, posterior: DiagonalGaussian) -> PyTree:
@@ -122,14 +123,15 @@ class BMRPruning(PosteriorPruning):
       temperature: T > 0; the posterior's variances are multiplied by it before ΔF is taken. By
         default `DiagonalGaussian.evidence_temperature` finds it. 1 is Bayes' rule as it stands.
 
-    Friston et al. 2018, https://arxiv.org/abs/1805.07092; Marković et al. 2023,
-    https://arxiv.org/abs/2309.12095.
-
     Example:
       >>> posterior = DiagonalGaussian(jnp.array([[2., 3.]]), jnp.array([[9., 1.]]))
       >>> pruner = BMRPruning(sparsity=0.5)
       >>> pruner.instant_sparsify(posterior.mean, posterior=posterior)[0].tolist()
       [[2.0, 0.0]]
+
+    References:
+      Friston et al. 2018, https://arxiv.org/abs/1805.07092; Marković et al. 2023,
+      https://arxiv.org/abs/2309.12095.
     """
 
     temperature: float | None = None
@@ -167,7 +169,7 @@ class PosteriorVariancePruning(PosteriorPruning):
     """Keep the weights of high posterior variance, or of low.
 
     Attributes:
-      keep: `'high'` prunes low variance, as published; `'low'` prunes high variance.
+      keep: `'high'` prunes low variance; `'low'` prunes high variance.
 
     Example:
       >>> posterior = DiagonalGaussian(jnp.array([[2., 3.]]), jnp.array([[9., 1.]]))
@@ -194,13 +196,14 @@ class PosteriorVariancePruning(PosteriorPruning):
 class UncertaintyMagnitudePruning(PosteriorPruning):
     """Keep the weights of largest |μ| + σ, so that uncertain ones stay.
 
-    https://arxiv.org/abs/2501.06962.
-
     Example:
       >>> posterior = DiagonalGaussian(jnp.array([[0.2, 0.1]]), jnp.array([[100., 1.]]))
       >>> pruner = UncertaintyMagnitudePruning(sparsity=0.5)
       >>> pruner.instant_sparsify(posterior.mean, posterior=posterior)[1].tolist()
       [[0, 1]]
+
+    References:
+      https://arxiv.org/abs/2501.06962.
     """
 
     def score_posterior(self, posterior: DiagonalGaussian) -> PyTree:

@@ -65,10 +65,10 @@ class GlobalMagnitudePruning(GlobalPruningMixin, MagnitudePruning):
     """Keep the weights of largest magnitude, each leaf's divided by their L2 norm.
 
     Example:
-      >>> params = {'a': jnp.array([[1., 2.]]), 'b': jnp.array([[3., 4.]])}
-      >>> pruner = GlobalMagnitudePruning(sparsity=0.5, use_normalization=False)
-      >>> pruner.instant_sparsify(params)[0]['b'].tolist()
-      [[3.0, 4.0]]
+      >>> params = {'a': jnp.array([[1., 2.]]), 'b': jnp.array([[3., 40.]])}
+      >>> pruned, _ = GlobalMagnitudePruning(sparsity=0.5).instant_sparsify(params)
+      >>> pruned['a'].tolist(), pruned['b'].tolist()  # not those of scope='global': 3 and 40
+      ([[0.0, 2.0]], [[0.0, 40.0]])
     """
 
 

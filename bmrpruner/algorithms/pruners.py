@@ -74,8 +74,9 @@ class MagnitudePruning(BaseUpdater):
     """Keep the weights of largest magnitude.
 
     Example:
-      >>> MagnitudePruning().calculate_scores({'w': jnp.array([-2., 1.])})['w'].tolist()
-      [2.0, 1.0]
+      >>> pruned, masks = MagnitudePruning(sparsity=0.5).instant_sparsify(jnp.array([[-2., 1.]]))
+      >>> pruned.tolist(), masks.tolist()
+      ([[-2.0, 0.0]], [[1, 0]])
     """
 
     def calculate_scores(
@@ -94,12 +95,13 @@ class MagnitudePruning(BaseUpdater):
 class SaliencyPruning(BaseUpdater):
     """Keep the weights whose removal would change the loss most, to first order.
 
-    Molchanov et al. 2017, https://arxiv.org/abs/1611.06440, equation 7.
-
     Example:
       >>> params, grads = {'w': jnp.array([-2., 1.])}, {'w': jnp.array([1., 3.])}
       >>> SaliencyPruning().calculate_scores(params, grads=grads)['w'].tolist()
       [2.0, 3.0]
+
+    References:
+      Molchanov et al. 2017, https://arxiv.org/abs/1611.06440, equation 7.
     """
 
     needs_training: ClassVar[bool] = True

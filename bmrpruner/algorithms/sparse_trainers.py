@@ -30,7 +30,8 @@ __all__ = ["SET", "RigL", "StaticRandomSparse", "restart_inner_state"]
 class StaticRandomSparse(BaseUpdater):
     """Train a random sparse network; its masks are drawn once and never change.
 
-    The weights become sparse at the first `post_gradient_update`.
+    The weights become sparse at the first `post_gradient_update`, or at the first update with
+    `mask_updates=True`.
 
     Example:
       >>> state = StaticRandomSparse(sparsity=0.75).init_state({'w': jnp.ones((4, 4))})

@@ -79,7 +79,7 @@ class SteRandomPruning(SteMixin, RandomPruning):
 @register_algorithm("bmr_ste")
 @dataclasses.dataclass(eq=False)
 class SteBMRPruning(SteMixin, BMRPruning):
-    """Use the weights that carry most evidence in the forward pass, and train all of them.
+    """Use the weights whose removal would cost most evidence in the forward pass, and train all.
 
     With IVON, take the gradients around the masked weights:
     `noisy_value_and_grad(loss_fn, state, pruner.pre_forward_update(params, state), key)`. The noise
