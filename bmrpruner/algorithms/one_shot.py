@@ -130,7 +130,7 @@ class LayerwisePruning(BaseUpdater):
         check_params(params)
         check_keywords(self, kwargs)
         scores = scores_of(self, params, None, grads, kwargs)
-        self._warn_of_others(params, scores)
+        self.warn_of_others(params, scores)
         return self.prune_by_scores(params, scores, kwargs["posterior"])
 
     def prune_by_scores(
@@ -168,7 +168,7 @@ class LayerwisePruning(BaseUpdater):
             return targets
         return map_leaves(lambda t, s: None if s is None else t, targets, scores)
 
-    def _warn_of_others(self, params: PyTree, scores: PyTree) -> None:
+    def warn_of_others(self, params: PyTree, scores: PyTree) -> None:
         """Name the leaves that would be pruned, had they been seen in a linear layer."""
         wanted = self.get_target_sparsities(params)
         if self.scope == "global":

@@ -170,7 +170,8 @@ def peeked(field: str, batches: Iterable[Any]) -> tuple[Any, Iterable[Any]]:
     first = next(items, None)
     if first is None:
         raise ValueError(f"{field}: expected one batch at least, got none.")
-    return first, batches if isinstance(batches, Sized) else itertools.chain([first], items)
+    starts_anew = isinstance(batches, Sized) and items is not batches
+    return first, batches if starts_anew else itertools.chain([first], items)
 
 
 def repeatable(batches: Iterable[Any]) -> Iterable[Any]:

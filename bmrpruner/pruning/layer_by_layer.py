@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
 from typing import Any
@@ -13,10 +12,10 @@ import numpy as np
 
 from bmrpruner import oneshot, selection
 from bmrpruner._frames import framed
+from bmrpruner._masks import MASK_DTYPE, mask_tree
 from bmrpruner._programs import compiled
 from bmrpruner._progress import shown
-from bmrpruner._tree import PyTree, keyed_leaves
-from bmrpruner.algorithms.one_shot import refitted
+from bmrpruner._tree import PyTree, keyed_leaves, map_with_key
 from bmrpruner.mask_calculator import topk_n_by_m_mask_calculator
 from bmrpruner.oneshot.refit import refit_bias
 from bmrpruner.posteriors import LayerwiseGaussian, LinearLayer
@@ -40,7 +39,8 @@ def refit_in_order(
     Args:
       found: The layers, as `structure.linear_layers` returns them.
       params: The dense parameters.
-      masks: A tree like `params`, None where a leaf is exempt.
+      masks: A tree like `params`, None where a leaf is exempt. Those of leaves that are no layer's,
+        such as biases and scales, hold while the layers behind them are refitted.
       posterior: The moments in the dense network.
       batches: Calibration inputs, gone through once for each layer.
       kind: The sparsity type by which each layer may choose anew, as many as the masks keep, given
@@ -50,23 +50,33 @@ def refit_in_order(
       The refitted parameters, the masks, and the seconds that each layer with masks took.
     """
     by_key = dict(keyed_leaves(masks))
-    pruned, seconds = params, {}
+    others = map_with_key(lambda key, _: None if key in posterior.covered else by_key[key], params)
+    pruned = mask_tree(params, masks)
+    seconds: dict[str, float] = {}
     for number, layer in enumerate(posterior.layers):
         if by_key.get(layer.leaf) is None:
             continue
         begin = time.perf_counter()
-        if pruned is params:
-            only = dataclasses.replace(posterior, layers=(layer,))
-            pruned = refitted(params, params, masks, only)
-        else:
-            moved, target = _moved(found, number, layer, params, pruned, posterior, batches)
-            if kind is not None:
-                masks = layer.put(masks, _chosen(layer, moved, target, masks, posterior, kind))
-            after = _solved(layer, moved, target, params, masks, posterior)
-            pruned = layer.put(pruned, after, _bias(layer, moved, params, pruned, after))
-        jax.block_until_ready(pruned)
+        moved, target = _moved(found, number, layer, params, pruned, posterior, batches)
+        if kind is not None and seconds:  # the first layer's inputs are those of the dense network
+            masks = _chosen(layer, moved, target, params, masks, posterior, kind)
+        after = _solved(layer, moved, target, params, masks, posterior)
+        pruned = layer.put(pruned, after, _bias(layer, moved, params, pruned, after))
+        pruned = jax.block_until_ready(mask_tree(pruned, others))
         seconds[layer.name] = time.perf_counter() - begin
     return pruned, masks, seconds
+
+
+def without_zeros(masks: PyTree, params: PyTree, posterior: LayerwiseGaussian) -> PyTree:
+    """The masks, zero where a layer's weight is zero already: it stays so."""
+
+    def fold(key: Any, mask: Any, leaf: Any) -> Any:
+        if mask is None or key not in posterior.covered:
+            return mask
+        return mask * jnp.asarray(leaf != 0, MASK_DTYPE)
+
+    by_key = dict(keyed_leaves(masks))
+    return map_with_key(lambda key, leaf: fold(key, by_key[key], leaf), params)
 
 
 def _moved(
@@ -88,9 +98,19 @@ def _moved(
     add = compiled(functools.partial(add_cross_moments, found, frame, number))
     for batch in shown(layer.name, batches):
         sums = add(before_arrays, now_arrays, batch, sums, shift)
+    if not sums.samples:
+        raise ValueError(
+            f"batches: expected an iterable that can be gone through again for layer "
+            f"{layer.name!r}, such as a list, got one that was used up."
+        )
     now, second, target = _cross_finished(
         sums, shift, layer.weights(dense), posterior.damping, layer.bias_leaf is not None
     )
+    if not (np.isfinite(second).all() and np.isfinite(target).all()):
+        raise ValueError(
+            f"fn: expected finite inputs of layer {layer.name!r} in the pruned network, got NaN or "
+            "infinite ones; prune less."
+        )
     return layer.with_inputs(now, second), target
 
 
@@ -115,22 +135,25 @@ def _chosen(
     layer: LinearLayer,
     moved: LinearLayer,
     target: jax.Array,
+    dense: PyTree,
     masks: PyTree,
     posterior: LayerwiseGaussian,
     kind: Any,
-) -> jax.Array:
-    """The layer's mask: as many weights as before, chosen by what the inputs are now."""
-    keep = layer.weights(masks)
+) -> PyTree:
+    """The masks, with the layer's weights chosen by what its inputs are now, as many as before."""
     if not isinstance(kind, Unstructured | NByM):
-        return keep
-    precision = moved.precision(posterior.damping)
+        return masks
+    precision, is_there = moved.precision(posterior.damping), layer.weights(dense) != 0
     scores = oneshot.obs_scores(_unpruned(precision, target), precision, layer.curvature)
+    scores = jnp.where(is_there, scores, -jnp.inf)  # what is zero stays zero
     if isinstance(kind, Unstructured):
-        return selection.top_masks([scores], [int(np.count_nonzero(keep))])[0]
-    leaf = dict(keyed_leaves(masks))[layer.leaf]
-    spread = jnp.zeros(leaf.size).at[layer.positions].set(scores).reshape(leaf.shape)
+        count = int(np.count_nonzero(layer.weights(masks)))
+        return layer.put(masks, selection.top_masks([scores], [count])[0])
+    mask = dict(keyed_leaves(masks))[layer.leaf]
+    rest = jnp.ravel(jnp.where(mask, jnp.inf, -jnp.inf))  # of the leaf's other layers, as it is
+    spread = rest.at[layer.positions].set(scores).reshape(mask.shape)
     chosen = topk_n_by_m_mask_calculator(spread, None, kind)
-    return jnp.ravel(chosen)[layer.positions]
+    return layer.put(masks, jnp.ravel(chosen)[layer.positions] * is_there.astype(MASK_DTYPE))
 
 
 @jax.jit

@@ -18,7 +18,7 @@ from bmrpruner._tree import PyTree, align, is_none, join, keyed_leaves
 from bmrpruner.algorithms import OBSPruning
 from bmrpruner.posteriors import LayerwiseGaussian
 from bmrpruner.posteriors.calibration import from_calibration, layers_of, peeked, repeatable
-from bmrpruner.pruning.layer_by_layer import refit_in_order
+from bmrpruner.pruning.layer_by_layer import refit_in_order, without_zeros
 from bmrpruner.pruning.tolerance import held_out_loss, largest_sparsity
 from bmrpruner.sparsity_types import NByM, Unstructured, as_sparsity_type
 
@@ -114,7 +114,7 @@ def prune_sequentially(
     updater = OBSPruning(sparsity=sparsity, sparsity_type=kind, scope=scope, refits=refits)
     may_choose = kind if masks is None else None
     masks = None if masks is None else _checked_masks(masks, params)
-    batches, held_out = repeatable(batches), repeatable(held_out or ())
+    batches, held_out = repeatable(batches), repeatable(() if held_out is None else held_out)
     found = layers_of(fn, params, peeked("batches", batches)[0])
     if max_loss_rise is not None:
         peeked("held_out", held_out)
@@ -123,6 +123,7 @@ def prune_sequentially(
     start = params
     if max_loss_rise is not None:
         scores = updater.calculate_scores(params, posterior=posterior)
+        updater.warn_of_others(params, scores)
         share = largest_sparsity(
             fn, params, posterior, held_out, max_loss_rise, loss, updater, scores
         )
@@ -130,10 +131,12 @@ def prune_sequentially(
         start, masks = updater.prune_by_scores(params, scores, posterior)
     elif masks is None:
         masks = updater.instant_sparsify(params, posterior=posterior)[1]
+    if may_choose is not None:
+        masks = without_zeros(masks, params, posterior)
     pruned, kept, seconds = refit_in_order(found, params, masks, posterior, batches, may_choose)
     if max_loss_rise is not None:
         losses = [held_out_loss(fn, p, held_out, loss) for p in (start, pruned)]
-        if losses[0] < losses[1]:
+        if not losses[1] <= losses[0]:
             pruned, kept = start, masks
     if not report:
         return pruned, kept

@@ -12,11 +12,11 @@ import numpy as np
 
 from bmrpruner import oneshot
 from bmrpruner._checks import check_sparsity
-from bmrpruner._masks import MASK_DTYPE, mask_tree
+from bmrpruner._masks import MASK_DTYPE
 from bmrpruner._tree import Key, PyTree, join, keyed_leaves, map_with_key
 from bmrpruner.posteriors import LayerwiseGaussian
 from bmrpruner.posteriors.calibration import from_calibration, layers_of, peeked, repeatable
-from bmrpruner.pruning.layer_by_layer import refit_in_order
+from bmrpruner.pruning.layer_by_layer import refit_in_order, without_zeros
 from bmrpruner.structure.groups import Group, dependency_groups
 
 
@@ -88,8 +88,8 @@ def prune_units(
     if not units:
         raise ValueError("fn: expected units that can go, got none.")
     masks = _masks(params, groups, units, sparsity)
-    pruned, _, _ = refit_in_order(found, params, masks, posterior, batches)
-    return mask_tree(pruned, masks), masks
+    keep = without_zeros(masks, params, posterior)
+    return refit_in_order(found, params, keep, posterior, batches)[0], masks
 
 
 def _costs(group: Group, found: Any, params: PyTree, posterior: LayerwiseGaussian) -> Any:
