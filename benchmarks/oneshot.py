@@ -36,7 +36,7 @@ from bmrpruner import files, metrics, oneshot, posteriors
 from bmrpruner.files.atomic import atomic_write
 from bmrpruner.posteriors import LayerwiseGaussian
 from bmrpruner.posteriors.calibration import layers_of
-from bmrpruner.pruning.layer_by_layer import refit_in_order
+from bmrpruner.pruning.layer_by_layer import refit_in_order, without_zeros
 from bmrpruner.sparsity_types import Unstructured
 from bmrpruner.study.idx import Dataset, read_dataset
 
@@ -254,7 +254,7 @@ def calibrated(
         return pruner.prune_by_scores(params, ranking, moments)
 
     def sequential(sparsity: float) -> Any:
-        masks = obs(sparsity)[1]
+        masks = without_zeros(obs(sparsity)[1], params, moments)
         return refit_in_order(found, params, masks, moments, batches, Unstructured())[0]
 
     latest = params

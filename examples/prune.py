@@ -61,7 +61,7 @@ def make_optimizers(plan: Plan, sparsities: tuple[float, ...]) -> dict[Any, Any]
     adamw = optax.adamw(optax.cosine_decay_schedule(1e-3, steps))
     ivon = bmrpruner.ivon(
         optax.cosine_decay_schedule(0.3, steps),
-        ess=10 * plan.examples,  # see docs/temperature.md
+        ess=plan.coldness * plan.examples,  # see docs/temperature.md
         b2=1 - 6 / steps,  # the Hessian is an average over the last sixth of training
     )
     every = steps // 120 or 1

@@ -35,6 +35,7 @@ class Plan(NamedTuple):
     examples: int
     batch_size: int
     epochs: int
+    coldness: float  # of IVON's posterior: how often each example counts
 
     @property
     def steps(self) -> int:
@@ -46,8 +47,8 @@ def make_plan(settings: Settings, data: Dataset) -> Plan:
     """LeCun's 784-300-100-10 for IDX files, and something smaller for the digits."""
     examples, pixels = data.train_images.shape
     if settings.data is None:
-        return Plan((pixels, 128, 64, 10), examples, 64, settings.epochs or 160)
-    return Plan((pixels, 300, 100, 10), examples, 100, settings.epochs or 20)
+        return Plan((pixels, 128, 64, 10), examples, 64, settings.epochs or 160, coldness=20)
+    return Plan((pixels, 300, 100, 10), examples, 100, settings.epochs or 20, coldness=10)
 
 
 def checked(settings: Settings) -> Settings:

@@ -37,8 +37,8 @@ def ivon(
     (T < 1) means less noise in the weights: up to ess = 10 N networks get more accurate, and
     averaged predictions, too unsure at N, calibrated. The evidence ΔF for removing a weight of the
     same value falls, so that fewer have ΔF > 0. Choose 10 N for the most accurate dense network,
-    3 N for one that is to be pruned after training, N for one that is pruned during it, 20 N in
-    short runs on few examples.
+    3 N for one that is to be pruned after training, N for one that is pruned during it, 20 N on a
+    few thousand examples.
 
     The posterior starts at a precision of 25 √ess under a prior of precision 60 (σ = 0.13). The
     first steps are those of gradient descent whose gradients are clipped to a norm of `clip_norm`.
