@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import warnings
-from collections.abc import Callable, Iterable, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from typing import Any
 
 import jax
@@ -226,7 +227,8 @@ def _biases(
     for i, key in enumerate(keys):
         grads = [look.grads[i] for look in looks]
         if grads[0] is not None and key not in weights:
-            candidates.append((key, np.stack([_flat(grad) for grad in grads])))
+            shape = np.shape(grads[0])
+            candidates.append((key, shape, np.stack([_flat(grad) for grad in grads])))
     return [
         _matching(np.stack([_flat(look.output_grads[i]) for look in looks]), candidates)
         for i in range(len(found.layers))
@@ -238,16 +240,27 @@ def _flat(array: Any) -> np.ndarray:
 
 
 def _matching(
-    totals: np.ndarray, candidates: list[tuple[Key, np.ndarray]]
+    totals: np.ndarray, candidates: list[tuple[Key, tuple[int, ...], np.ndarray]]
 ) -> tuple[Key, jax.Array] | None:
     """The first part of a leaf, as long as the outputs, that has their gradients (draws, R)."""
     size, scale = totals.shape[1], np.linalg.norm(totals)
-    for key, grads in candidates:
+    for key, shape, grads in candidates:
         if scale == 0 or grads.shape[1] % size:
             continue
-        rows = grads.reshape(TRIALS, -1, size)
-        error = np.linalg.norm(rows - totals[:, None], axis=(0, 2))
-        row = int(np.argmin(error))
-        if error[row] <= SAME * scale:
-            return key, jnp.asarray(np.arange(row * size, (row + 1) * size, dtype=np.int32))
+        for positions in _layouts(shape, size):
+            rows = grads[:, positions].reshape(TRIALS, -1, size)
+            error = np.linalg.norm(rows - totals[:, None], axis=(0, 2))
+            row = int(np.argmin(error))
+            if error[row] <= SAME * scale:
+                return key, jnp.asarray(positions[row * size : (row + 1) * size])
     return None
+
+
+def _layouts(shape: tuple[int, ...], size: int) -> Iterator[np.ndarray]:
+    """The positions in a leaf in order; of one as long as the outputs by all orders of its axes."""
+    positions = np.arange(math.prod(shape), dtype=np.int32).reshape(shape)
+    if positions.size != size:
+        yield positions.ravel()
+        return
+    for order in itertools.permutations(range(len(shape))):
+        yield positions.transpose(order).ravel()

@@ -28,6 +28,13 @@ def einsum_heads():
     return fn, {"w": normal(2, 3, 4), "b": normal(2, 3)}, 0.5 + normal(100, 3, 4, seed=1)
 
 
+def bias_of_other_layout():
+    def fn(p, x):
+        return jnp.einsum("ni,idh->nhd", x, p["w"]) + p["b"]
+
+    return fn, {"w": normal(5, 2, 3), "b": normal(3, 2)}, 1 + normal(120, 5, seed=1)
+
+
 def jit_remat_vmap():
     def fn(p, x):
         return jax.vmap(jax.jit(jax.checkpoint(lambda x: p[0] @ x + p[1])))(x)
@@ -93,6 +100,7 @@ def tied():
 
 
 MODELS = [
-    *(plain, transposed_with_bias, einsum_heads, jit_remat_vmap, linen_dense, linen_conv),
+    *(plain, transposed_with_bias, einsum_heads, bias_of_other_layout, jit_remat_vmap),
+    *(linen_dense, linen_conv),
     *(conv_nchw, nnx_linear, equinox_linear, haiku_linear, scanned_stack, tied),
 ]
