@@ -200,7 +200,7 @@ def _eliminate(
     unit, root = unit_diagonal(precision)
     covariance = inverse(unit)
     scaled = _scaled(mean, root)
-    offset = jnp.log(prior) - 2 * jnp.log(root) if by_evidence else jnp.zeros_like(mean)
+    offset = _offset(mean, prior, root) if by_evidence else jnp.zeros_like(mean)
 
     def one(covariance: jax.Array, scaled: jax.Array, offset: jax.Array) -> Any:
         return eliminate_row(covariance, scaled, offset, by_evidence)
@@ -214,6 +214,13 @@ def _eliminate(
     conditional = roots * (roots / variances)
     cost = 0.5 * jnp.where(means == 0, 0, means * (means * conditional))
     return Elimination(order, delta_f_spike(means, conditional, prior), cost)
+
+
+def _offset(mean: jax.Array, prior: jax.Array, root: jax.Array) -> jax.Array:
+    """The log of π₀/P_qq; the highest finite score for a weight that is certainly not zero."""
+    last = float(jnp.finfo(mean.dtype).max) / 4
+    is_last = jnp.isinf(root) & (mean != 0)
+    return jnp.where(is_last, last, jnp.log(prior) - 2 * jnp.log(root))
 
 
 def inverse(matrix: jax.Array) -> jax.Array:
