@@ -165,6 +165,39 @@ def test_bad_input_is_named(message, settings):
         prune_sequentially(mlp, PARAMS, BATCHES, **settings)
 
 
+LABELS = np.arange(240) % 4
+
+
+@pytest.mark.parametrize(
+    ("message", "item"),
+    [
+        (
+            r"integers in \[0, 4\), the classes of the model, got -1 to 3",
+            (INPUTS, LABELS - (LABELS == 1) * 2),
+        ),
+        (r"integers in \[0, 4\), .* got 1 to 4", (INPUTS, LABELS + 1)),
+        (r"integer labels of shape \(240,\), .* got float32", (INPUTS, LABELS.astype("float32"))),
+        (
+            r"integer labels .* got int32 of shape \(240, 4\)",
+            (INPUTS, np.eye(4, dtype="int32")[LABELS]),
+        ),
+        (r"got int32 of shape \(100,\)", (INPUTS, LABELS[:100].astype("int32"))),
+        ("pairs of a batch and its labels, got ndarray", np.asarray(INPUTS)),
+        ("pairs of a batch and its labels, got tuple of 3", (INPUTS, LABELS, LABELS)),
+    ],
+)
+def test_held_out_data_that_do_not_fit_are_named(message, item):
+    with pytest.raises(ValueError, match=f"held_out: expected .*{message}"):
+        held_out_loss(mlp, PARAMS, [item], "softmax")
+
+
+def test_labels_of_every_position_of_a_sequence():
+    inputs, labels = INPUTS.reshape(60, 4, -1), LABELS.reshape(60, 4)
+    found = held_out_loss(mlp, PARAMS, [(inputs, labels)], "softmax")
+    flat = held_out_loss(mlp, PARAMS, [(INPUTS, LABELS)], "softmax")
+    assert found == pytest.approx(flat, rel=1e-6)
+
+
 def test_behind_a_layer_that_has_gone_the_outputs_have_the_mean_of_the_dense_network():
     masks = {
         name: {"kernel": jnp.full(x["kernel"].shape, i > 0), "bias": None}
