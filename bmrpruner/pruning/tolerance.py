@@ -54,6 +54,10 @@ def largest_sparsity(
     """
     measure = _measure(fn, params, held_out, loss)
     dense = measure(params)
+    if not math.isfinite(dense):
+        raise ValueError(
+            "held_out: expected data on which the loss of params is finite, got NaN or infinity."
+        )
     best, log_least, log_most = 0.0, math.log(LEAST), 0.0
     for _ in shown("max_loss_rise", range(TRIALS), "trials"):
         middle = (log_least + log_most) / 2
@@ -78,7 +82,7 @@ def held_out_loss(fn: Callable[..., Any], params: PyTree, held_out: Any, loss: A
       loss: As in `posteriors.from_calibration`.
 
     Returns:
-      Nats per example.
+      Nats per example; ∞ if that is NaN.
 
     Raises:
       ValueError: If there are no batches, they are no pairs, or the labels do not fit the outputs.
@@ -102,9 +106,7 @@ def _measure(
             total, count = total + float(own), count + int(examples)
         if not count:
             raise ValueError("held_out: expected batches, got none.")
-        if not math.isfinite(total):
-            raise ValueError(f"held_out: expected a finite loss, got {total / count}.")
-        return total / count
+        return total / count if math.isfinite(total) else math.inf
 
     return measure
 
