@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmrpruner._tree import PyTree
+from bmrpruner._tree import Key, PyTree, join
 from bmrpruner.files.formats import read_tensors, write_tensors
 from bmrpruner.files.naming import named, nest
 from bmrpruner.posteriors import LayerwiseGaussian, LinearLayer
+from bmrpruner.posteriors.layerwise_gaussian import leaf_of
 
 _INFO = "bmrpruner_layerwise"
 _ARRAYS = ("positions", "bias_positions", "input_mean", "input_covariance", "curvature")
@@ -66,7 +67,8 @@ def load_layerwise(path: Path | str, params: PyTree = None) -> LayerwiseGaussian
 
     Raises:
       FileNotFoundError: If there is no such file.
-      ValueError: If the file is not what `save_layerwise` writes, or is damaged.
+      ValueError: If the file is not what `save_layerwise` writes, or is damaged, or the parameters
+        are of another network.
       ImportError: If reading it needs a package that is not installed.
 
     Example:
@@ -96,6 +98,10 @@ def load_layerwise(path: Path | str, params: PyTree = None) -> LayerwiseGaussian
             if name.startswith("params/")
         }
         params = nest(found)
+    for layer in layers:
+        leaf_of(params, layer.leaf, layer.leaf_shape)
+        if layer.bias_leaf is not None:
+            leaf_of(params, layer.bias_leaf, layer.bias_leaf_shape)
     return LayerwiseGaussian(params, tuple(layers), **numbers)
 
 
@@ -106,12 +112,26 @@ def _layer(number: int, row: Any, tensors: dict[str, np.ndarray]) -> LinearLayer
         if array is None and (has_bias or field != "bias_positions"):
             raise KeyError(f"layers/{number}/{field}")
     _check_shapes(row["name"], arrays)
+    leaf, bias_leaf = tuple(row["leaf"]), tuple(row["bias_leaf"]) if has_bias else None
     return LinearLayer(
         name=row["name"],
-        leaf=tuple(row["leaf"]),
-        bias_leaf=tuple(row["bias_leaf"]) if has_bias else None,
+        leaf=leaf,
+        bias_leaf=bias_leaf,
+        leaf_shape=_shape_of(leaf, arrays["positions"], tensors),
+        bias_leaf_shape=bias_leaf and _shape_of(bias_leaf, arrays["bias_positions"], tensors),
         **jax.tree.map(jnp.asarray, arrays),
     )
+
+
+def _shape_of(leaf: Key, positions: np.ndarray, tensors: dict[str, np.ndarray]) -> tuple[int, ...]:
+    """The shape of the tensor of a leaf, which has all positions."""
+    tensor = tensors[f"params/{join(leaf) or 'params'}"]
+    if positions.size and not 0 <= positions.min() <= positions.max() < tensor.size:
+        raise ValueError(
+            f"{join(leaf)}: expected positions in [0, {tensor.size}), got {positions.min()} to "
+            f"{positions.max()}."
+        )
+    return tensor.shape
 
 
 def _check_shapes(name: str, arrays: dict[str, Any]) -> None:

@@ -54,6 +54,21 @@ def test_parameters_of_any_make_take_the_place_of_dicts(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("message", "layer"),
+    [
+        (r"the shape \(2, 3\) of 'a/kernel', .* got \(2, 2\)", {"kernel": jnp.ones((2, 2))}),
+        (r"the shape \(2, 3\) of 'a/kernel', .* got \(3, 3\)", {"kernel": jnp.ones((3, 3))}),
+        (r"the shape \(3,\) of 'a/bias', .* got \(6,\)", {**PARAMS["a"], "bias": jnp.ones(6)}),
+        ("a leaf 'a/kernel', .* got none", {"weight": jnp.ones((2, 3))}),
+    ],
+)
+def test_parameters_of_another_network_are_named(tmp_path, message, layer):
+    files.save_layerwise(tmp_path / "moments.npz", make(PARAMS))
+    with pytest.raises(ValueError, match=f"params: expected {message}"):
+        files.load_layerwise(tmp_path / "moments.npz", {**PARAMS, "a": layer})
+
+
+@pytest.mark.parametrize(
     ("message", "change"),
     [
         ("layers/1/curvature", lambda t: t.pop("layers/1/curvature")),
@@ -62,6 +77,11 @@ def test_parameters_of_any_make_take_the_place_of_dicts(tmp_path):
             r"a/kernel: input_mean: expected shape \(2,\)",
             lambda t: t.update({"layers/0/input_mean": np.ones(3)}),
         ),
+        (
+            r"a/kernel: expected positions in \[0, 6\), got 1 to 6",
+            lambda t: t.update({"layers/0/positions": t["layers/0/positions"] + 1}),
+        ),
+        ("params/b/kernel", lambda t: t.pop("params/b/kernel")),
         (
             "input_covariance: expected finite",
             lambda t: t.update({"layers/0/input_covariance": np.full((2, 2), np.nan)}),
