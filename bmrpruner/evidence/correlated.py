@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
@@ -73,7 +74,8 @@ def eliminate(
       An `Elimination`, float32 or wider. Of equal weights, the one of lower index goes first.
 
     Raises:
-      ValueError: If shapes do not fit, or the criterion is another.
+      ValueError: If shapes do not fit, there are no weights, the prior precision is not positive,
+        or the criterion is another.
 
     Example:
       >>> precision = jnp.array([[2.0, 1.9], [1.9, 2.0]])  # the two inputs are nearly the same
@@ -87,6 +89,8 @@ def eliminate(
             + did_you_mean(criterion, CRITERIA)
         )
     rows = _checked(mean, precision, prior_precision)
+    if rows[0].shape[1] == 0:
+        raise ValueError(f"mean: expected rows of one weight at least, got shape {rows[0].shape}.")
     return _eliminate(*rows, criterion == "evidence")
 
 
@@ -105,7 +109,7 @@ def delta_f_set(
       (R,) ΔF in nats, float32 or wider. Positive: the data prefer the set gone.
 
     Raises:
-      ValueError: If shapes do not fit.
+      ValueError: If shapes do not fit, or the prior precision is not positive.
 
     Example:
       >>> precision = jnp.array([[2.0, 1.9], [1.9, 2.0]])
@@ -143,7 +147,8 @@ def condition(mean: ArrayLike, precision: ArrayLike, keep: ArrayLike) -> jax.Arr
 
 def _checked(mean: Any, precision: Any, prior: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The three as floats, the prior in the shape of the mean."""
-    mean, precision, prior = as_floats(mean, precision, prior)
+    _check_prior(prior)
+    mean, precision, prior = as_floats(*(jnp.asarray(x) for x in (mean, precision, prior)))
     if mean.ndim != 2:
         raise ValueError(f"mean: expected shape (rows, weights), got {mean.shape}.")
     rows, width = mean.shape
@@ -159,6 +164,15 @@ def _checked(mean: Any, precision: Any, prior: Any) -> tuple[jax.Array, jax.Arra
             f"prior_precision: expected a shape that broadcasts to that of mean, {mean.shape}, "
             f"got {prior.shape}."
         ) from error
+
+
+def _check_prior(prior: Any) -> None:
+    """Raise a ValueError unless the prior precision is positive and finite, or traced."""
+    if isinstance(prior, jax.core.Tracer):
+        return
+    values = np.asarray(prior)
+    if not np.all((values > 0) & (values < np.inf)):
+        raise ValueError(f"prior_precision: expected positive finite numbers, got {prior}.")
 
 
 def _checked_keep(keep: Any, shape: tuple[int, ...]) -> jax.Array:

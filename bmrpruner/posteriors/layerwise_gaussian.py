@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bmrpruner import evidence
+from bmrpruner._checks import check_positive
 from bmrpruner._masks import checked_plain
 from bmrpruner._tree import Key, PyTree, is_array, join, keyed_leaves, map_with_key
 
@@ -201,8 +202,10 @@ class LayerwiseGaussian:
           Scalars by name, for the layers that have masks.
 
         Raises:
-          ValueError: If a layer's leaf has a mask of another shape.
+          ValueError: If a layer's leaf has a mask of another shape, or the prior precision is not
+            positive.
         """
+        check_positive("prior_precision", self.prior_precision)
         by_key = dict(keyed_leaves(masks))
         found = {}
         for layer in self.layers:

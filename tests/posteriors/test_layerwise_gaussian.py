@@ -1,5 +1,7 @@
 """A posterior of linear layers and trees of other shapes than those of its mean."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -94,3 +96,10 @@ def test_masks_of_the_evidence_are_checked_and_may_be_packed():
         assert float(found["kernel"]) == pytest.approx(expected, rel=1e-4)
     with pytest.raises(ValueError, match=r"masks: kernel: expected the shape of mean, \(3, 2\)"):
         posterior.delta_f({"kernel": jnp.ones((2, 2)), "bias": None})
+
+
+@pytest.mark.parametrize("prior", [-1.0, 0.0, float("nan")])
+def test_a_prior_precision_that_is_not_positive_is_named(prior):
+    posterior = dataclasses.replace(make(), prior_precision=prior)
+    with pytest.raises(ValueError, match="prior_precision: expected a number > 0, got"):
+        posterior.delta_f({"kernel": jnp.zeros((3, 2)), "bias": None})
