@@ -46,6 +46,15 @@ def check_seed(field: str, value: Any) -> None:
         raise ValueError(f"{field}: expected an integer in [0, 2**32), got {value}.")
 
 
+def check_labels(field: str, labels: np.ndarray, classes: int) -> None:
+    """Raise a ValueError unless labels are in [0, classes)."""
+    if labels.size and (labels.max() >= classes or labels.min() < 0):
+        raise ValueError(
+            f"{field}: expected integers in [0, {classes}), the classes of the model, "
+            f"got {labels.min()} to {labels.max()}."
+        )
+
+
 def did_you_mean(name: str, known: Iterable[str], *, cutoff: float = 0.5) -> str:
     """`" Did you mean 'x'?"` for the closest known name, or nothing if none reaches the cutoff."""
     close = difflib.get_close_matches(str(name), [str(k) for k in known], n=1, cutoff=cutoff)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jax.typing import ArrayLike
 
@@ -73,7 +74,8 @@ def eliminate(
       An `Elimination`, float32 or wider. Of equal weights, the one of lower index goes first.
 
     Raises:
-      ValueError: If shapes do not fit, or the criterion is another.
+      ValueError: If shapes do not fit, there are no weights, the prior precision is not positive,
+        or the criterion is another.
 
     Example:
       >>> precision = jnp.array([[2.0, 1.9], [1.9, 2.0]])  # the two inputs are nearly the same
@@ -87,6 +89,8 @@ def eliminate(
             + did_you_mean(criterion, CRITERIA)
         )
     rows = _checked(mean, precision, prior_precision)
+    if rows[0].shape[1] == 0:
+        raise ValueError(f"mean: expected rows of one weight at least, got shape {rows[0].shape}.")
     return _eliminate(*rows, criterion == "evidence")
 
 
@@ -105,7 +109,7 @@ def delta_f_set(
       (R,) ΔF in nats, float32 or wider. Positive: the data prefer the set gone.
 
     Raises:
-      ValueError: If shapes do not fit.
+      ValueError: If shapes do not fit, or the prior precision is not positive.
 
     Example:
       >>> precision = jnp.array([[2.0, 1.9], [1.9, 2.0]])
@@ -143,7 +147,8 @@ def condition(mean: ArrayLike, precision: ArrayLike, keep: ArrayLike) -> jax.Arr
 
 def _checked(mean: Any, precision: Any, prior: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The three as floats, the prior in the shape of the mean."""
-    mean, precision, prior = as_floats(mean, precision, prior)
+    _check_prior(prior)
+    mean, precision, prior = as_floats(*(jnp.asarray(x) for x in (mean, precision, prior)))
     if mean.ndim != 2:
         raise ValueError(f"mean: expected shape (rows, weights), got {mean.shape}.")
     rows, width = mean.shape
@@ -159,6 +164,15 @@ def _checked(mean: Any, precision: Any, prior: Any) -> tuple[jax.Array, jax.Arra
             f"prior_precision: expected a shape that broadcasts to that of mean, {mean.shape}, "
             f"got {prior.shape}."
         ) from error
+
+
+def _check_prior(prior: Any) -> None:
+    """Raise a ValueError unless the prior precision is positive and finite, or traced."""
+    if isinstance(prior, jax.core.Tracer):
+        return
+    values = np.asarray(prior)
+    if not np.all((values > 0) & (values < np.inf)):
+        raise ValueError(f"prior_precision: expected positive finite numbers, got {prior}.")
 
 
 def _checked_keep(keep: Any, shape: tuple[int, ...]) -> jax.Array:
@@ -200,7 +214,7 @@ def _eliminate(
     unit, root = unit_diagonal(precision)
     covariance = inverse(unit)
     scaled = _scaled(mean, root)
-    offset = jnp.log(prior) - 2 * jnp.log(root) if by_evidence else jnp.zeros_like(mean)
+    offset = _offset(mean, prior, root) if by_evidence else jnp.zeros_like(mean)
 
     def one(covariance: jax.Array, scaled: jax.Array, offset: jax.Array) -> Any:
         return eliminate_row(covariance, scaled, offset, by_evidence)
@@ -214,6 +228,13 @@ def _eliminate(
     conditional = roots * (roots / variances)
     cost = 0.5 * jnp.where(means == 0, 0, means * (means * conditional))
     return Elimination(order, delta_f_spike(means, conditional, prior), cost)
+
+
+def _offset(mean: jax.Array, prior: jax.Array, root: jax.Array) -> jax.Array:
+    """The log of π₀/P_qq; the highest finite score for a weight that is certainly not zero."""
+    last = float(jnp.finfo(mean.dtype).max) / 4
+    is_last = jnp.isinf(root) & (mean != 0)
+    return jnp.where(is_last, last, jnp.log(prior) - 2 * jnp.log(root))
 
 
 def inverse(matrix: jax.Array) -> jax.Array:

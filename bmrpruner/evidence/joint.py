@@ -47,8 +47,8 @@ def joint_delta_f(draws: PyTree, masks: PyTree, prior_precision: PyTree = 1.0) -
       makes it −∞, and draws with NaN make it NaN.
 
     Raises:
-      ValueError: For draws, masks or a prior that do not fit each other; or unless there are more
-        than k + 2 draws, and as many independent ones as to give S full rank.
+      ValueError: For draws, masks or a prior that do not fit each other; for infinite draws; or
+        unless there are more than k + 2 draws, and as many independent ones as to give S full rank.
       TypeError: For traced arrays, draws that are not floating, or masks that are no arrays.
 
     Warns:
@@ -82,6 +82,8 @@ def joint_delta_f(draws: PyTree, masks: PyTree, prior_precision: PyTree = 1.0) -
     x = np.concatenate(columns, 2)
     if x.shape[2] == 0:
         return 0.0
+    if np.any(np.isinf(x)):
+        raise ValueError("draws: expected finite numbers for what is pruned, got infinite ones.")
     _warn_if_few(x)
     return _log_ratio_at_zero(x.reshape(-1, x.shape[2]), np.concatenate(log_priors))
 

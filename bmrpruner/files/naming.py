@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from bmrpruner._tree import PyTree, is_array, join, keyed_leaves
+from bmrpruner._tree import Key, PyTree, is_array, join, keyed_leaves
 from bmrpruner.posteriors import DiagonalGaussian
 
 SPREADS = ("std", "rho", "precision", "draws")
@@ -144,9 +144,28 @@ def nest(leaves: Mapping[str, Any]) -> PyTree:
       >>> nest({'a/b': 1, 'a/c': 2})
       {'a': {'b': 1, 'c': 2}}
     """
+    return nest_keys({tuple(name.split("/")): leaf for name, leaf in leaves.items()})
+
+
+def nest_keys(leaves: Mapping[Key, Any]) -> PyTree:
+    """Make nested dicts by key paths; the leaf itself, if it is alone and its path is empty.
+
+    Args:
+      leaves: Anything by key path.
+
+    Raises:
+      ValueError: If there is a leaf under the path of a parent of another.
+
+    Example:
+      >>> nest_keys({('a/b', 'c'): 1}), nest_keys({(): 1})
+      ({'a/b': {'c': 1}}, 1)
+    """
+    if list(leaves) == [()]:
+        return leaves[()]
     tree: dict[str, Any] = {}
-    for name, leaf in leaves.items():
-        *parents, last = name.split("/")
+    for key, leaf in leaves.items():
+        *parents, last = key
+        name = join(key)
         node = tree
         for parent in parents:
             node = node.setdefault(parent, {})

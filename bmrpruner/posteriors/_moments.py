@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from bmrpruner._frames import Frame
-from bmrpruner._tree import PyTree, is_prunable
+from bmrpruner._tree import PyTree, is_array, is_prunable
 
 Cotangent = Callable[..., tuple[Any, jax.Array]]  # of outputs, batch and random signs
 
@@ -53,7 +53,17 @@ def softmax_cotangent(outputs: Any, batch: Any, signs: jax.Array) -> tuple[Any, 
 
     Returns:
       The cotangent, in the shape of the logits, and the number of examples.
+
+    Raises:
+      TypeError: If the outputs are not floating.
+      ValueError: If they are not logits of two classes at least.
     """
+    check_floating(outputs)
+    if outputs.ndim < 2 or outputs.shape[-1] < 2:
+        raise ValueError(
+            "fn: expected logits (examples, classes) of two classes at least, got outputs of shape "
+            f"{outputs.shape}; for one logit, give loss=."
+        )
     probabilities = jax.nn.softmax(outputs.astype(jnp.float32))
     root = jnp.sqrt(probabilities) * signs
     found = root - probabilities * jnp.sum(root, -1, keepdims=True)
@@ -62,6 +72,9 @@ def softmax_cotangent(outputs: Any, batch: Any, signs: jax.Array) -> tuple[Any, 
 
 def unit_cotangent(outputs: Any, batch: Any, signs: jax.Array) -> tuple[Any, jax.Array]:
     """Random signs: the Hessian of half the squared error is one."""
+    check_floating(outputs)
+    if outputs.ndim < 1:
+        raise ValueError("fn: expected outputs (examples, ...), got a scalar.")
     return signs.astype(outputs.dtype), jnp.float32(outputs.shape[0])
 
 
@@ -73,7 +86,16 @@ class LossCotangent(NamedTuple):
     def __call__(self, outputs: Any, batch: Any, signs: Any = None) -> tuple[Any, jax.Array]:
         """The gradients of the sum of the losses, and how many these are."""
         losses, pull = jax.vjp(lambda outputs: self.loss(outputs, batch), outputs)
+        if jnp.ndim(losses) < 1:
+            raise ValueError("loss: expected one loss per example, got a scalar.")
         return pull(jnp.ones_like(losses))[0], jnp.float32(losses.size)
+
+
+def check_floating(outputs: Any) -> None:
+    """Raise a TypeError unless a function's outputs are one floating array."""
+    if not is_array(outputs) or not jnp.issubdtype(outputs.dtype, jnp.floating):
+        got = outputs.dtype if is_array(outputs) else type(outputs).__name__
+        raise TypeError(f"fn: expected outputs that are a floating array, got {got}.")
 
 
 def add_moments(

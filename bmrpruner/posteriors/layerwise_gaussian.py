@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from bmrpruner import evidence
+from bmrpruner._checks import check_positive
+from bmrpruner._masks import checked_plain
 from bmrpruner._tree import Key, PyTree, is_array, join, keyed_leaves, map_with_key
 
 
@@ -22,7 +24,7 @@ from bmrpruner._tree import Key, PyTree, is_array, join, keyed_leaves, map_with_
         "input_covariance",
         "curvature",
     ),
-    meta_fields=("name", "leaf", "bias_leaf"),
+    meta_fields=("name", "leaf", "bias_leaf", "leaf_shape", "bias_leaf_shape"),
 )
 @dataclasses.dataclass(frozen=True, eq=False)
 class LinearLayer:
@@ -40,6 +42,9 @@ class LinearLayer:
       input_mean: (D,), the mean of the inputs; 0 for a layer without a bias.
       input_covariance: (D, D), the covariance of the inputs; without a bias, their second moments.
       curvature: (R,), the curvature of the loss along each output, nats per example.
+      leaf_shape: The shape of the leaf that holds the weights, which it has in every tree; None
+        until the layer is part of a `LayerwiseGaussian`, which takes it from its mean.
+      bias_leaf_shape: The same for the bias.
 
     Example:
       >>> layer = LinearLayer(
@@ -58,6 +63,8 @@ class LinearLayer:
     input_mean: jax.Array
     input_covariance: jax.Array
     curvature: jax.Array
+    leaf_shape: tuple[int, ...] | None = None
+    bias_leaf_shape: tuple[int, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -66,19 +73,34 @@ class LinearLayer:
         return outputs, inputs
 
     def weights(self, params: PyTree) -> jax.Array:
-        """The layer's weights in a tree of parameters, or its masks in a tree of masks: (R, D)."""
-        return _taken(_leaf(params, self.leaf), self.positions)
+        """The layer's weights in a tree of parameters, or its masks in a tree of masks: (R, D).
+
+        Raises:
+          ValueError: If the tree has no such leaf, or one of another shape.
+        """
+        return _taken(leaf_of(params, self.leaf, self.leaf_shape), self.positions)
 
     def bias(self, params: PyTree) -> jax.Array | None:
-        """The layer's bias, (R,); None without one."""
+        """The layer's bias, (R,); None without one.
+
+        Raises:
+          ValueError: If the tree has no such leaf, or one of another shape.
+        """
         if self.bias_leaf is None:
             return None
-        return _taken(_leaf(params, self.bias_leaf), self.bias_positions)
+        leaf = leaf_of(params, self.bias_leaf, self.bias_leaf_shape)
+        return _taken(leaf, self.bias_positions)
 
     def put(self, params: PyTree, weights: jax.Array, bias: jax.Array | None = None) -> PyTree:
-        """The parameters with other weights, and another bias, in this layer."""
+        """The parameters with other weights, and another bias, in this layer.
+
+        Raises:
+          ValueError: If the tree has no such leaf, or one of another shape.
+        """
+        leaf_of(params, self.leaf, self.leaf_shape)
         new: dict[Key, Any] = {self.leaf: (self.positions, weights)}
         if self.bias_leaf is not None and bias is not None:
+            leaf_of(params, self.bias_leaf, self.bias_leaf_shape)
             new[self.bias_leaf] = (self.bias_positions, bias)
 
         def place(key: Key, leaf: Any) -> Any:
@@ -156,6 +178,16 @@ class LayerwiseGaussian:
     damping: Any = 0.01
     prior_precision: Any = 1.0
 
+    def __post_init__(self) -> None:
+        """Tell the layers the shapes of their leaves."""
+        shapes = {key: leaf.shape for key, leaf in keyed_leaves(self.mean) if is_array(leaf)}
+        layers = jax.tree.map(
+            lambda layer: _told(layer, shapes),
+            self.layers,
+            is_leaf=lambda part: isinstance(part, LinearLayer),
+        )
+        object.__setattr__(self, "layers", layers)
+
     def delta_f(self, masks: PyTree) -> dict[str, jax.Array]:
         """ΔF of what the masks remove, in nats, exact for the Gaussian: by the layers' names.
 
@@ -163,25 +195,31 @@ class LayerwiseGaussian:
         removing almost everything, and says nothing about accuracy.
 
         Args:
-          masks: A tree like `mean`; zero where a weight goes, None where a leaf is exempt.
+          masks: A tree like `mean`, plain or packed; zero where a weight goes, None where a leaf is
+            exempt.
 
         Returns:
           Scalars by name, for the layers that have masks.
 
         Raises:
-          ValueError: If a layer's leaf has a mask of another size.
+          ValueError: If a layer's leaf has a mask of another shape, or the prior precision is not
+            positive.
         """
+        check_positive("prior_precision", self.prior_precision)
         by_key = dict(keyed_leaves(masks))
         found = {}
         for layer in self.layers:
-            if by_key.get(layer.leaf) is None:
+            mask = by_key.get(layer.leaf)
+            if mask is None:
                 continue
+            mean = leaf_of(self.mean, layer.leaf, layer.leaf_shape)
+            keep = checked_plain(f"masks: {join(layer.leaf)}", mask, mean, "mean")
             nats = _delta_f_rows(
-                layer.weights(self.mean),
+                _taken(mean, layer.positions),
                 layer.precision(self.damping),
                 self.examples * layer.curvature,
                 self.prior_precision,
-                layer.weights(masks),
+                _taken(keep, layer.positions),
             )
             found[layer.name] = jnp.sum(nats)
         return found
@@ -216,8 +254,22 @@ def _delta_f_rows(
     return jax.lax.map(one, (weights, scale, keep))
 
 
-def _leaf(tree: PyTree, key: Key) -> Any:
-    for found, leaf in keyed_leaves(tree):
-        if found == key and leaf is not None:
-            return leaf
-    raise ValueError(f"params: expected a leaf {join(key)!r}, as the posterior has, got none.")
+def _told(layer: Any, shapes: dict[Key, tuple[int, ...]]) -> Any:
+    """The layer with the shapes of its leaves, unless it has them or is none (in a mapped tree)."""
+    if not isinstance(layer, LinearLayer) or layer.leaf_shape is not None:
+        return layer
+    bias = None if layer.bias_leaf is None else shapes.get(layer.bias_leaf)
+    return dataclasses.replace(layer, leaf_shape=shapes.get(layer.leaf), bias_leaf_shape=bias)
+
+
+def leaf_of(params: PyTree, key: Key, shape: tuple[int, ...] | None) -> Any:
+    """The leaf of a key path, or a ValueError if there is none or it has another shape."""
+    leaf = dict(keyed_leaves(params)).get(key)
+    if leaf is None:
+        raise ValueError(f"params: expected a leaf {join(key)!r}, as the posterior has, got none.")
+    if shape is not None and jnp.shape(leaf) != shape:
+        raise ValueError(
+            f"params: expected the shape {shape} of {join(key)!r}, as the posterior has, "
+            f"got {jnp.shape(leaf)}."
+        )
+    return leaf

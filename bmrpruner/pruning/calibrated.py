@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from bmrpruner._checks import check_positive
+from bmrpruner._checks import check_labels, check_positive
 from bmrpruner._tree import PyTree
 from bmrpruner.posteriors import DiagonalGaussian, LayerwiseGaussian
 from bmrpruner.posteriors.calibration import from_calibration, peeked, repeatable
@@ -144,15 +144,6 @@ def count_classes(model: Callable[..., Any], params: PyTree, inputs: Any) -> int
     if shape is None or len(shape) != 2 or shape[0] != len(inputs):
         raise ValueError(f"model: expected logits of shape ({len(inputs)}, classes), got {shape}.")
     return int(shape[1])
-
-
-def check_labels(field: str, labels: Any, classes: int) -> None:
-    """Raise a ValueError unless labels are in [0, classes)."""
-    if labels.max() >= classes or labels.min() < 0:
-        raise ValueError(
-            f"{field}: expected integers in [0, {classes}), the classes of the model, "
-            f"got {labels.min()} to {labels.max()}."
-        )
 
 
 def _checked(calibration: Calibration, params: PyTree) -> Calibration:

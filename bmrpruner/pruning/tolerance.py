@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from bmrpruner._checks import check_labels
 from bmrpruner._frames import Frame, framed
 from bmrpruner._programs import compiled
 from bmrpruner._progress import shown
@@ -52,6 +54,10 @@ def largest_sparsity(
     """
     measure = _measure(fn, params, held_out, loss)
     dense = measure(params)
+    if not math.isfinite(dense):
+        raise ValueError(
+            "held_out: expected data on which the loss of params is finite, got NaN or infinity."
+        )
     best, log_least, log_most = 0.0, math.log(LEAST), 0.0
     for _ in shown("max_loss_rise", range(TRIALS), "trials"):
         middle = (log_least + log_most) / 2
@@ -76,10 +82,10 @@ def held_out_loss(fn: Callable[..., Any], params: PyTree, held_out: Any, loss: A
       loss: As in `posteriors.from_calibration`.
 
     Returns:
-      Nats per example.
+      Nats per example; ∞ if that is NaN.
 
     Raises:
-      ValueError: If there are no batches, or the loss is not finite.
+      ValueError: If there are no batches, they are no pairs, or the labels do not fit the outputs.
     """
     return _measure(fn, params, held_out, loss)(params)
 
@@ -93,32 +99,52 @@ def _measure(
     def measure(params: PyTree) -> float:
         arrays, total, count = framed(params)[1], 0.0, 0
         for batch in held_out:
-            own, examples = run(arrays, batch)
+            _check_pair(batch, loss)
+            own, examples, classes = run(arrays, batch)
+            if loss == "softmax":
+                check_labels("held_out", np.asarray(batch[1]), int(classes))
             total, count = total + float(own), count + int(examples)
         if not count:
             raise ValueError("held_out: expected batches, got none.")
-        if not math.isfinite(total):
-            raise ValueError(f"held_out: expected a finite loss, got {total / count}.")
-        return total / count
+        return total / count if math.isfinite(total) else math.inf
 
     return measure
 
 
+def _check_pair(batch: Any, loss: Any) -> None:
+    if callable(loss) or (isinstance(batch, tuple | list) and len(batch) == 2):
+        return
+    raise ValueError(
+        f"held_out: expected pairs of a batch and its labels, got {type(batch).__name__}"
+        f"{f' of {len(batch)}' if isinstance(batch, tuple | list) else ''}."
+    )
+
+
 def _loss(
     fn: Callable[..., Any], frame: Frame, loss: Any, arrays: list[jax.Array], batch: Any
-) -> tuple[jax.Array, int]:
-    """The sum of the losses on one batch, and how many these are."""
-    losses = _losses(fn, frame.whole(arrays), loss, batch)
-    return jnp.sum(losses), losses.size
+) -> tuple[jax.Array, int, int]:
+    """The sum of the losses on one batch, how many these are, and the number of classes.
 
-
-def _losses(fn: Callable[..., Any], params: PyTree, loss: Any, batch: Any) -> jax.Array:
+    The last is 0 but for `'softmax'`.
+    """
+    params = frame.whole(arrays)
     if callable(loss):
-        return loss(fn(params, batch), batch)
+        losses = loss(fn(params, batch), batch)
+        return jnp.sum(losses), losses.size, 0
     inputs, labels = batch
-    outputs = fn(params, inputs)
+    outputs, labels = fn(params, inputs), jnp.asarray(labels)
     if loss == "regression":
         errors = (outputs - jnp.reshape(labels, outputs.shape)) ** 2
-        return 0.5 * jnp.sum(errors.reshape(len(errors), -1), 1)
+        return 0.5 * jnp.sum(errors), len(errors), 0
+    losses = _negative_log_likelihood(outputs, labels)
+    return jnp.sum(losses), losses.size, outputs.shape[-1]
+
+
+def _negative_log_likelihood(outputs: jax.Array, labels: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != outputs.shape[:-1]:
+        raise ValueError(
+            f"held_out: expected integer labels of shape {outputs.shape[:-1]}, as the outputs have "
+            f"{outputs.shape}, got {labels.dtype} of shape {labels.shape}."
+        )
     scores = jax.nn.log_softmax(outputs.astype(jnp.promote_types(outputs.dtype, jnp.float32)))
-    return -jnp.take_along_axis(scores, jnp.asarray(labels)[..., None], -1)[..., 0]
+    return -jnp.take_along_axis(scores, labels[..., None], -1)[..., 0]

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bmrpruner._checks import check_seed
+from bmrpruner._checks import check_labels, check_seed
 from bmrpruner._tree import PyTree
 from bmrpruner.files import read_tensors
-from bmrpruner.pruning.calibrated import check_labels, count_classes
+from bmrpruner.pruning.calibrated import count_classes
 from bmrpruner.study.idx import read_images, read_split
 
 Model = Callable[[PyTree, Any], jax.Array]

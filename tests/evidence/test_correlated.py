@@ -143,6 +143,24 @@ def test_a_weight_known_to_be_zero_goes_first_and_a_certain_one_last():
     )
 
 
+def test_by_evidence_what_is_certainly_not_zero_goes_last():
+    diagonal = np.array([np.inf, 3.0, np.inf, 2.0, np.inf])
+    mean = np.array([[1e-3, 1.0, 2.0, 0.4, 0.0]])
+    found = evidence.eliminate(mean, np.diag(diagonal), 1.0, "evidence")
+    assert found.order[0].tolist() == [4, 3, 1, 0, 2]
+    finite = [0.5 * (np.log(p) - p * m**2) for m, p in [(0.4, 2.0), (1.0, 3.0)]]
+    expected = [np.inf, *finite, -np.inf, -np.inf]
+    np.testing.assert_allclose(found.delta_f[0], expected, rtol=1e-5)
+
+
+def test_lists_are_arrays():
+    found = evidence.eliminate([[1.0, 1.0]], [[2.0, 0.0], [0.0, 3.0]], [1.0, 1.0])
+    assert found.order.tolist() == [[0, 1]]
+    np.testing.assert_allclose(found.cost, [[1.0, 1.5]], rtol=1e-6)
+    nats = evidence.delta_f_set([[1.0, 1.0]], [[2.0, 0.0], [0.0, 3.0]], 1.0, [[0, 0]])
+    np.testing.assert_allclose(nats, [0.5 * np.log(6.0) - 2.5], rtol=1e-6)
+
+
 def test_a_precision_for_each_row_and_under_jit():
     matrices = np.stack([precision(12, 1e2, seed=s) for s in range(3)])
     mean, keep = means(3, 12), np.arange(36).reshape(3, 12) % 3 > 0
@@ -165,6 +183,11 @@ def test_a_precision_for_each_row_and_under_jit():
         ("mean", (jnp.ones(3), jnp.eye(3), 1.0)),
         ("precision", (jnp.ones((2, 3)), jnp.eye(2), 1.0)),
         ("prior_precision", (jnp.ones((2, 3)), jnp.eye(3), jnp.ones(2))),
+        ("prior_precision", (jnp.ones((2, 3)), jnp.eye(3), 0.0)),
+        ("prior_precision", (jnp.ones((2, 3)), jnp.eye(3), jnp.array([1.0, -1.0, 1.0]))),
+        ("prior_precision", (jnp.ones((2, 3)), jnp.eye(3), np.nan)),
+        ("prior_precision", (jnp.ones((2, 3)), jnp.eye(3), np.inf)),
+        ("mean", (jnp.ones((2, 0)), jnp.eye(0), 1.0)),
         ("criterion", (jnp.ones((2, 3)), jnp.eye(3), 1.0, "los")),
     ],
 )

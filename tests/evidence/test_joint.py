@@ -153,12 +153,32 @@ DRAWS = np.random.default_rng(6).normal(size=(2, 10, 3))
         (DRAWS, np.zeros(3), (1.0, 1.0), ValueError, "prior_precision"),
         (DRAWS[:1, :5], np.zeros(3), 1.0, ValueError, "more than 5 for 3 pruned weights, got 5"),
         (DRAWS[..., [0, 1, 0]], np.zeros(3), 1.0, ValueError, "a sum of others"),
+        (
+            np.where(np.arange(3) == 1, np.inf, DRAWS),
+            np.zeros(3),
+            1.0,
+            ValueError,
+            "draws: .* finite",
+        ),
+        (
+            np.where(np.arange(10)[:, None] == 4, -np.inf, DRAWS),
+            np.zeros(3),
+            1.0,
+            ValueError,
+            "draws: .* finite",
+        ),
         (DRAWS.astype(int), np.zeros(3), 1.0, TypeError, "floating"),
     ],
 )
 def test_errors(draws, masks, prior, error, message):
     with pytest.raises(error, match=message):
         joint_delta_f(draws, masks, prior)
+
+
+def test_what_stays_may_be_infinite():
+    draws = np.where(np.arange(3) == 1, np.inf, DRAWS)
+    alone = joint_delta_f(DRAWS[..., [0, 2]], np.zeros(2))
+    assert joint_delta_f(draws, np.array([0, 1, 0])) == alone
 
 
 def test_traced_draws_are_refused():

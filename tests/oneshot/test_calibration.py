@@ -151,6 +151,46 @@ def test_bad_input_is_named(message, batches, settings):
         posteriors.from_calibration(mlp, PARAMS, batches, **settings)
 
 
+@pytest.mark.parametrize(
+    ("error", "message", "outputs", "loss"),
+    [
+        (
+            ValueError,
+            r"fn: .* got outputs of shape \(240, 1\); for one logit",
+            lambda y: y[:, :1],
+            0,
+        ),
+        (ValueError, r"fn: .* two classes .* got outputs of shape \(240,\)", lambda y: y[:, 0], 0),
+        (ValueError, r"fn: .* got outputs of shape \(\)", jnp.sum, 0),
+        (TypeError, "fn: expected outputs that are a floating array, got int32", jnp.int32, 0),
+        (ValueError, r"fn: .*\(examples, \.\.\.\), got a scalar", jnp.sum, "regression"),
+        (ValueError, "loss: expected one loss per example, got a scalar", lambda y: y, jnp.mean),
+    ],
+)
+def test_outputs_that_do_not_fit_the_loss_are_named(error, message, outputs, loss):
+    own = (lambda y, _: loss(y)) if callable(loss) else loss or "softmax"
+    with pytest.raises(error, match=message):
+        posteriors.from_calibration(lambda p, x: outputs(mlp(p, x)), PARAMS, [INPUTS], loss=own)
+
+
+def test_one_logit_with_a_loss_of_its_own():
+    targets = np.arange(240) % 2
+
+    def loss(outputs, batch):
+        return jnp.logaddexp(0, outputs) - batch[1] * outputs
+
+    def fn(params, batch):
+        return mlp(params, batch[0])[:, 0]
+
+    posterior = posteriors.from_calibration(fn, PARAMS, [(INPUTS, targets)], loss=loss)
+    logits = np.asarray(mlp(PARAMS, INPUTS), float)[:, 0]
+    errors = np.zeros((240, 3))
+    errors[:, 0] = 1 / (1 + np.exp(-logits)) - targets
+    assert posterior.examples == 240
+    for layer, dy in zip(posterior.layers, backward(PARAMS, INPUTS, errors)[1], strict=True):
+        np.testing.assert_allclose(layer.curvature, (dy**2).mean(0), rtol=1e-3, atol=1e-9)
+
+
 def test_no_layers_and_few_examples_are_named():
     with pytest.raises(ValueError, match="fn: expected a linear layer of params"):
         posteriors.from_calibration(lambda p, x: x * p["w"], {"w": jnp.ones((1, 6))}, [INPUTS])

@@ -165,6 +165,66 @@ def test_bad_input_is_named(message, settings):
         prune_sequentially(mlp, PARAMS, BATCHES, **settings)
 
 
+LABELS = np.arange(240) % 4
+
+
+@pytest.mark.parametrize(
+    ("message", "item"),
+    [
+        (
+            r"integers in \[0, 4\), the classes of the model, got -1 to 3",
+            (INPUTS, LABELS - (LABELS == 1) * 2),
+        ),
+        (r"integers in \[0, 4\), .* got 1 to 4", (INPUTS, LABELS + 1)),
+        (r"integer labels of shape \(240,\), .* got float32", (INPUTS, LABELS.astype("float32"))),
+        (
+            r"integer labels .* got int32 of shape \(240, 4\)",
+            (INPUTS, np.eye(4, dtype="int32")[LABELS]),
+        ),
+        (r"got int32 of shape \(100,\)", (INPUTS, LABELS[:100].astype("int32"))),
+        ("pairs of a batch and its labels, got ndarray", np.asarray(INPUTS)),
+        ("pairs of a batch and its labels, got tuple of 3", (INPUTS, LABELS, LABELS)),
+    ],
+)
+def test_held_out_data_that_do_not_fit_are_named(message, item):
+    with pytest.raises(ValueError, match=f"held_out: expected .*{message}"):
+        held_out_loss(mlp, PARAMS, [item], "softmax")
+
+
+def normalized(params, x):
+    """NaN for an example whose hidden units are all zero."""
+    hidden = jax.nn.relu(x @ params["a"])
+    return hidden / jnp.linalg.norm(hidden, axis=-1, keepdims=True) @ params["b"]
+
+
+def test_a_trial_without_a_finite_loss_exceeds_the_tolerance():
+    rng = np.random.default_rng(0)
+    params = {
+        "a": jnp.asarray(0.3 * rng.normal(size=(6, 4)) - 0.1, jnp.float32),
+        "b": jnp.asarray(rng.normal(size=(4, 3)), jnp.float32),
+    }
+    x = np.abs(rng.normal(size=(600, 6))).astype(np.float32)
+    x = x[np.any(x @ np.asarray(params["a"]) > 1e-3, 1)]
+    labels = np.asarray(normalized(params, x)).argmax(1)
+    data = [(x, labels)]
+    emptied = {**params, "a": jnp.zeros((6, 4))}
+    assert held_out_loss(normalized, emptied, data, "softmax") == np.inf
+    pruned, masks = prune_sequentially(normalized, params, [x], max_loss_rise=0.1, held_out=data)
+    rise = [held_out_loss(normalized, p, data, "softmax") for p in (pruned, params)]
+    assert rise[0] - rise[1] <= 0.1
+    assert 0 < sum(int(m.sum()) for m in masks.values()) < 36
+    for bad in (x * np.nan, x * 0):
+        with pytest.raises(ValueError, match="held_out: expected data on which the loss of params"):
+            prune_sequentially(normalized, params, [x], max_loss_rise=0.1, held_out=[(bad, labels)])
+
+
+def test_labels_of_every_position_of_a_sequence():
+    inputs, labels = INPUTS.reshape(60, 4, -1), LABELS.reshape(60, 4)
+    found = held_out_loss(mlp, PARAMS, [(inputs, labels)], "softmax")
+    flat = held_out_loss(mlp, PARAMS, [(INPUTS, LABELS)], "softmax")
+    assert found == pytest.approx(flat, rel=1e-6)
+
+
 def test_behind_a_layer_that_has_gone_the_outputs_have_the_mean_of_the_dense_network():
     masks = {
         name: {"kernel": jnp.full(x["kernel"].shape, i > 0), "bias": None}
