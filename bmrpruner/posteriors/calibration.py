@@ -122,7 +122,9 @@ def _draw(found: Any, frame: Frame, cotangent: Any) -> Callable[..., Any]:
             return None
         sizes = tuple(np.shape(leaf) for leaf in jax.tree.leaves(batch))
         if sizes not in shapes:
-            shapes[sizes] = jax.eval_shape(outputs, arrays, batch).shape
+            logits = jax.eval_shape(outputs, arrays, batch)
+            _moments.check_floating(logits)
+            shapes[sizes] = logits.shape
         return _moments.random_signs(key, shape=shapes[sizes])
 
     return draw

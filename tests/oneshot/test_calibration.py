@@ -163,6 +163,7 @@ def test_bad_input_is_named(message, batches, settings):
         (ValueError, r"fn: .* two classes .* got outputs of shape \(240,\)", lambda y: y[:, 0], 0),
         (ValueError, r"fn: .* got outputs of shape \(\)", jnp.sum, 0),
         (TypeError, "fn: expected outputs that are a floating array, got int32", jnp.int32, 0),
+        (TypeError, "fn: .* a floating array, got tuple", lambda y: (y, y), 0),
         (ValueError, r"fn: .*\(examples, \.\.\.\), got a scalar", jnp.sum, "regression"),
         (ValueError, "loss: expected one loss per example, got a scalar", lambda y: y, jnp.mean),
     ],
