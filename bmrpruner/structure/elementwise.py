@@ -161,6 +161,8 @@ def know(op: Op, inputs: list[Known]) -> list[Known]:
     value = apply(op, [k.value for k in inputs])
     if op.name == "select_n":
         value, known = _select(inputs, value, known)
+    if op.name == "div":
+        value = np.where(inputs[0].zero & ~inputs[1].known, np.zeros((), value.dtype), value)
     return [clean(value.reshape((1,) * (rank - value.ndim) + value.shape), known)]
 
 

@@ -133,4 +133,4 @@ def offset(op: Op, inputs: list[Known], decisions: Decisions, taken: np.ndarray)
     live = kind.suspects(inputs, op, keep(op, decisions, taken))[1]
     if not (live & flags).any():
         return None
-    return kind.total(op, inputs, flags).value
+    return kind.total(op, inputs, flags & live).value

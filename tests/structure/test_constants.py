@@ -1,0 +1,55 @@
+"""What is known of constant units, through primitives where it is easy to know too much."""
+
+import exactness
+import jax
+import jax.numpy as jnp
+import pytest
+from plain_models import apply, dense, normal
+
+
+def behind(middle, units=(1, 3, 5), bias=0.0):
+    """A hidden layer some units of which hold nothing but their bias, and something behind it."""
+    params = [dense(5, 8), dense(8, 3, 1)]
+    units = jnp.array(units)
+    params[0]["w"] = params[0]["w"].at[:, units].set(0)
+    params[0]["b"] = params[0]["b"].at[units].set(jnp.asarray(bias))
+
+    def fn(p, x):
+        return apply(p[1], middle(apply(p[0], x)))
+
+    return fn, params, (normal(40, 5),)
+
+
+def length(x):
+    return jnp.sqrt(jnp.sum(x * x, -1, keepdims=True) + 1)
+
+
+DIVIDED = {
+    "sign": lambda h: jnp.where(h / length(h) >= 0, 1.0, -1.0),
+    "finite": lambda h: jnp.where(jnp.isfinite(h / length(h)), h + 1, 0.0),
+    "nan to number": lambda h: jnp.nan_to_num(h / length(h)) + 1,
+    "plain": lambda h: h / length(h),
+}
+
+
+@pytest.mark.parametrize("name", DIVIDED)
+def test_zero_divided_by_an_unknown_is_zero(name):
+    small = exactness.compacted(*behind(DIVIDED[name]))
+    assert small.params[0]["w"].shape == (5, 5)
+
+
+def test_a_mean_over_a_mask_is_joined_with_constants():
+    params = {"w": normal(5, 4), "w2": normal(5, 4, seed=1), "b2": jnp.abs(normal(4))}
+    params |= {"v": normal(8, 3).at[1].set(0), "b": normal(3)}
+    params["w"] = params["w"].at[:, 1].set(0)
+    params["w2"] = params["w2"].at[:, 2].set(0)
+
+    def fn(p, x, mask):
+        h = jax.nn.relu(x @ p["w"]) * mask[..., None]
+        pooled = h.sum(1) / mask.sum(1, keepdims=True)
+        other = jax.nn.relu(x[:, 0] @ p["w2"] + p["b2"])
+        return jnp.concatenate([pooled, other], 1) @ p["v"] + p["b"]
+
+    mask = jnp.ones((2, 6)).at[0, 4:].set(0)
+    small = exactness.compacted(fn, params, (normal(2, 6, 5), mask))
+    assert small.params["v"].shape == (6, 3)
