@@ -53,8 +53,8 @@ def fold(op: Op, many: list[np.ndarray], origins: Origins) -> list[Shift] | None
         use = origins.single_use(var)
         if use is None or use.name not in (*LAYOUT, *SAME, "add", "add_any", "sub"):
             return None
-        if _rounds(use, var):
-            return None
+        if use in origins.custom or _rounds(use, var):
+            return None  # a derivative rule reads the sum, too
         if use.name in ("add", "add_any", "sub"):
             other = use.inputs[1 if use.inputs[0] is var else 0]
             if use.name == "sub" and use.inputs[0] is not var:

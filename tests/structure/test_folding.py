@@ -56,3 +56,29 @@ def test_constants_move_past_a_wider_type():
     assert small.params["v"].shape == (6, 6)
     assert "constants" not in str(small.report)
     assert exactness.error(small(*args), narrow(params, *args)) < 0.02
+
+
+@jax.custom_vjp
+def shifted(y, b):
+    """A derivative rule that reads the sum without its bias."""
+    return jnp.tanh(y + b)
+
+
+def _forward(y, b):
+    return shifted(y, b), y
+
+
+def _backward(y, g):
+    return g * jnp.cos(y), (g * jnp.sin(y)).sum(0)
+
+
+shifted.defvjp(_forward, _backward)
+
+
+def test_constants_stay_out_of_a_bias_within_a_custom_derivative():
+    fn, params, (x,) = through(shifted)
+    small = exactness.compacted(fn, params, (x,))
+    assert small.params["v"].shape == (6, 6)
+    got = jax.grad(lambda x: small.fn(small.params, x).sum())(x)
+    full = jax.grad(lambda x: fn(params, x).sum())(x)
+    assert exactness.error(got, full) < exactness.TOLERANCE
