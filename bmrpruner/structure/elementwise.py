@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner.structure.ir import Op, Var
@@ -174,7 +175,7 @@ def apply(op: Op, values: list[np.ndarray]) -> np.ndarray:
         if op.name == "integer_pow":
             out = values[0] ** op.params["y"] if op.params["y"] >= 0 else None
         elif op.name == "convert_element_type":
-            out = values[0].astype(dtype)
+            out = values[0].astype(dtype) if _as_numpy(values[0].dtype, dtype) else None
         elif op.name == "select_n":
             which = values[0].astype(np.int32)
             out = np.select([which == i for i in range(len(values) - 1)], values[1:])
@@ -185,6 +186,11 @@ def apply(op: Op, values: list[np.ndarray]) -> np.ndarray:
             with jax.ensure_compile_time_eval():
                 out = np.asarray(bind(op, [np.broadcast_to(v, shape) for v in values])[0])
     return np.asarray(out).astype(dtype, copy=False)
+
+
+def _as_numpy(old: Any, new: Any) -> bool:
+    """Whether NumPy converts as XLA does, whose integers saturate where NumPy's wrap."""
+    return not (jnp.issubdtype(old, jnp.inexact) and jnp.issubdtype(new, jnp.integer))
 
 
 def _absorbed(op: Op, inputs: list[Known]) -> np.ndarray | None:

@@ -53,3 +53,12 @@ def test_a_mean_over_a_mask_is_joined_with_constants():
     mask = jnp.ones((2, 6)).at[0, 4:].set(0)
     small = exactness.compacted(fn, params, (normal(2, 6, 5), mask))
     assert small.params["v"].shape == (6, 3)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "int8", "int32"])
+def test_constants_that_do_not_fit_become_integers_as_at_run_time(dtype):
+    def rounded(h):
+        return (jnp.tanh(h) * 300).astype(dtype).astype(jnp.float32) / 100
+
+    small = exactness.compacted(*behind(rounded, (1, 3), (-1.0, 0.9)))
+    assert small.params[0]["w"].shape == (5, 6)
