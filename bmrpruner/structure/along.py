@@ -31,7 +31,8 @@ def know_sum(op: Op, inputs: list[Known]) -> list[Known]:
     known = k.known.all(axes)
     if not known.any():
         return [unknown(len(op.outputs[0].shape), op.outputs[0].dtype)]
-    times = np.prod([op.inputs[0].shape[i] / k.value.shape[i] for i in axes], dtype=np.float64)
+    sizes = [(op.inputs[0].shape[i], max(k.value.shape[i], 1)) for i in axes]
+    times = np.prod([whole / own for whole, own in sizes], dtype=np.float64)
     wide = k.value.astype(np.float64) if np.issubdtype(dtype, np.floating) else k.value
     return [clean((wide.sum(axes) * times).astype(dtype), known)]
 
