@@ -1,6 +1,7 @@
 """What is known of constant units, through primitives where it is easy to know too much."""
 
 import exactness
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
@@ -62,3 +63,67 @@ def test_constants_that_do_not_fit_become_integers_as_at_run_time(dtype):
 
     small = exactness.compacted(*behind(rounded, (1, 3), (-1.0, 0.9)))
     assert small.params[0]["w"].shape == (5, 6)
+
+
+def conv(x, kernel):
+    where = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=where)
+
+
+def pooled(pool):
+    """A convolution three channels of which are constants, pooled before the next."""
+    params = {"in": normal(3, 3, 1, 6).at[..., jnp.array([1, 3, 5])].set(0), "b": normal(6)}
+    params |= {"out": normal(3, 3, 6, 4)}
+
+    def fn(p, x):
+        return jnp.tanh(conv(pool(jax.nn.sigmoid(conv(x, p["in"]) + p["b"])), p["out"]))
+
+    return fn, params, (normal(2, 8, 8, 1),)
+
+
+POOLS = {
+    "plain": (lambda x: nn.avg_pool(x, (2, 2), (2, 2)), 3),
+    "overlapping": (lambda x: nn.avg_pool(x, (3, 2), (2, 1)), 3),
+    "padded": (lambda x: nn.avg_pool(x, (3, 3), (2, 2), "SAME"), 6),
+    "padded, only entries count": (
+        lambda x: nn.avg_pool(x, (3, 3), (2, 2), "SAME", count_include_pad=False),
+        6,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_constant_channels_go_through_average_pooling(name):
+    pool, left = POOLS[name]
+    small = exactness.compacted(*pooled(pool))
+    assert small.params["in"].shape == (3, 3, 1, left)
+
+
+DILATED = {
+    "sum": (0.0, jax.lax.add, (1, 3, 3, 1)),
+    "largest": (-jnp.inf, jax.lax.max, (1, 1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("name", DILATED)
+def test_constants_with_gaps_between_them_are_none(name):
+    first, combine, window = DILATED[name]
+
+    def pool(x):
+        x = jax.lax.reduce_window(
+            x, first, combine, window, (1, 1, 1, 1), "VALID", base_dilation=(1, 2, 2, 1)
+        )
+        return jnp.where(jnp.isfinite(x), x, 0.0)
+
+    exactness.compacted(*pooled(pool))
+
+
+def test_a_sum_over_a_leaf_without_entries_is_zero():
+    fn, params, (x,) = behind(jnp.tanh)
+    params = {"net": params, "none": jnp.zeros((0, 3))}
+
+    def empty(p, x):
+        return fn(p["net"], x) + p["none"].sum(0)
+
+    small = exactness.compacted(empty, params, (x,))
+    assert small.params["net"][0]["w"].shape == (5, 5)
