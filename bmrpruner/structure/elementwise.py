@@ -12,7 +12,7 @@ import numpy as np
 from bmrpruner.structure.ir import Op, Var
 from bmrpruner.structure.known import Known, clean, plain_dtype
 from bmrpruner.structure.nodes import Axes
-from bmrpruner.structure.rules import RULES, Rule, bind, computed, freeze, run_same
+from bmrpruner.structure.rules import RULES, Rule, bind, computed, freeze, nothing, run_same
 
 NAMES = (
     "abs",
@@ -144,6 +144,8 @@ def connect(op: Op, axes: Axes) -> None:
 
 def know(op: Op, inputs: list[Known]) -> list[Known]:
     """The primitive on the known values; a factor of zero makes the product known."""
+    if _asks_for_nan(op):
+        return nothing(op)
     known = np.asarray(True)
     for k in inputs:
         known = known & k.known
@@ -186,6 +188,14 @@ def apply(op: Op, values: list[np.ndarray]) -> np.ndarray:
             with jax.ensure_compile_time_eval():
                 out = np.asarray(bind(op, [np.broadcast_to(v, shape) for v in values])[0])
     return np.asarray(out).astype(dtype, copy=False)
+
+
+def _asks_for_nan(op: Op) -> bool:
+    """Whether the output tells where NaN is.
+
+    A zero that is known may be NaN for some arguments: times infinity, or in rows out of bounds.
+    """
+    return op.name == "is_finite" or (op.name in ("eq", "ne") and op.inputs[0] is op.inputs[1])
 
 
 def _as_numpy(old: Any, new: Any) -> bool:

@@ -27,7 +27,6 @@ def length(x):
 
 DIVIDED = {
     "sign": lambda h: jnp.where(h / length(h) >= 0, 1.0, -1.0),
-    "finite": lambda h: jnp.where(jnp.isfinite(h / length(h)), h + 1, 0.0),
     "nan to number": lambda h: jnp.nan_to_num(h / length(h)) + 1,
     "plain": lambda h: h / length(h),
 }
@@ -127,3 +126,22 @@ def test_a_sum_over_a_leaf_without_entries_is_zero():
 
     small = exactness.compacted(empty, params, (x,))
     assert small.params["net"][0]["w"].shape == (5, 5)
+
+
+def test_rows_out_of_bounds_are_not_zero_where_the_function_asks_for_nan():
+    """`jnp.take` fills them with NaN, in dead columns too."""
+    params = {"e": normal(7, 6).at[:, jnp.array([1, 4])].set(0.0), "o": normal(6, 3)}
+
+    def fn(p, t):
+        rows = jnp.take(p["e"], t, axis=0)
+        return jnp.where(jnp.isnan(rows), 0.5, rows).mean(1) @ p["o"]
+
+    exactness.compacted(fn, params, (jnp.array([[0, 3, -100], [1, 99, 99]]),))
+
+
+def test_infinite_factors_of_zero_are_not_zero_where_the_function_asks_for_nan():
+    def guarded(h):
+        h = h * jnp.exp(1000 * h[:, :1])
+        return jnp.where(jnp.isfinite(h), h, 1.0)
+
+    exactness.compacted(*behind(guarded))
