@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +32,8 @@ def know_sum(op: Op, inputs: list[Known]) -> list[Known]:
     known = k.known.all(axes)
     if not known.any():
         return [unknown(len(op.outputs[0].shape), op.outputs[0].dtype)]
-    times = np.prod([op.inputs[0].shape[i] / k.value.shape[i] for i in axes], dtype=np.float64)
+    sizes = [(op.inputs[0].shape[i], max(k.value.shape[i], 1)) for i in axes]
+    times = np.prod([whole / own for whole, own in sizes], dtype=np.float64)
     wide = k.value.astype(np.float64) if np.issubdtype(dtype, np.floating) else k.value
     return [clean((wide.sum(axes) * times).astype(dtype), known)]
 
@@ -87,16 +89,34 @@ def _windowed(op: Op) -> list[int]:
 
 
 def know_window(op: Op, inputs: list[Known]) -> list[Known]:
-    """A constant that fills all windows stays what it is for a maximum; sums at borders do not."""
+    """A constant that fills all windows is the maximum of each, and a sum as often as they hold."""
     windowed = _windowed(op)
     k = inputs[0]
-    flat = all(k.value.shape[i] == 1 for i in windowed)
-    if op.name not in ("reduce_window_max", "reduce_window_min") or not flat:
-        shape = [1 if i in windowed else n for i, n in enumerate(k.known.shape)]
-        zero = k.zero.all(tuple(windowed), keepdims=True)
-        known = zero if op.name == "reduce_window_sum" else np.zeros(shape, bool)
-        return [Known(np.zeros(shape, plain_dtype(op.outputs[0].dtype)), known)]
-    return [k]
+    if all(k.value.shape[i] == k.known.shape[i] == 1 for i in windowed):
+        if op.name != "reduce_window_sum" and _reached(op):
+            return [k]
+        if op.name == "reduce_window_sum" and _filled(op):
+            times = math.prod(op.params["window_dimensions"])
+            return [clean((k.value * times).astype(k.value.dtype), k.known)]
+    shape = [1 if i in windowed else n for i, n in enumerate(k.known.shape)]
+    zero = k.zero.all(tuple(windowed), keepdims=True)
+    known = zero if op.name == "reduce_window_sum" else np.zeros(shape, bool)
+    return [Known(np.zeros(shape, plain_dtype(op.outputs[0].dtype)), known)]
+
+
+def _filled(op: Op) -> bool:
+    """Whether windows hold nothing but entries: no padding, no zeros between them."""
+    padding, dilation = op.params.get("padding") or (), op.params.get("base_dilation") or ()
+    return not any(map(any, padding)) and all(n == 1 for n in dilation)
+
+
+def _reached(op: Op) -> bool:
+    """Whether every window holds an entry: none fits into the padding or between entries."""
+    p = op.params
+    gaps = [*(p.get("base_dilation") or ()), *(p.get("window_dilation") or ())]
+    padding = p.get("padding") or ((0, 0),) * len(p["window_dimensions"])
+    pairs = zip(padding, p["window_dimensions"], strict=True)
+    return all(n == 1 for n in gaps) and all(max(pad) < n for pad, n in pairs)
 
 
 def connect_gather(op: Op, axes: Axes) -> None:

@@ -56,23 +56,43 @@ def know_scan(op: Op, inputs: list[Known], knower: Knower) -> list[Known]:
     if length == 0:
         knower.block(body, [unknown(len(v.shape), v.dtype) for v in body.inputs])
         return [*carry, *nothing(op)[m:]]
-    if unrolled(op, stacked):
-        rows: dict[int, list[Known]] = {}
-        steps: dict[int, Knower] = {}
-        knower.unrolled.add(op)
-        full = [expand(k, [0], v.shape) for k, v in zip(stacked, op.inputs[n + m :], strict=True)]
-        for step in range(length)[:: -1 if op.params["reverse"] else 1]:
-            slices = [Known(k.value[step], k.known[step]) for k in full]
-            steps[step] = knower._replace(facts=None if knower.facts is None else {})
-            out = steps[step].block(body, [*consts, *carry, *slices])
-            carry, rows[step] = out[:m], out[m:]
-        knower.collect([steps[step] for step in range(length)])
-        return [*carry, *(stack([rows[s][i] for s in range(length)]) for i in range(len(out) - m))]
+    if op in knower.unrolled or unrolled(op, stacked):
+        return know_unrolled(op, inputs, knower)
     each = [meet_along(k, 0) for k in stacked]
     slices = [Known(k.value[0], k.known[0]) for k in each]
     carry = fixed_point(body, consts, carry, slices, knower)
     out = knower.block(body, [*consts, *carry, *slices])
     return [*carry, *(Known(k.value[None], k.known[None]) for k in out[m:])]
+
+
+def know_unrolled(op: Op, inputs: list[Known], knower: Knower) -> list[Known]:
+    """Iteration by iteration, again until a loop inside is unrolled in all of them or in none."""
+    if knower.facts is not None:
+        knower.unrolled.add(op)
+    while True:
+        before = len(knower.unrolled)
+        steps, carry, rows = _iterations(op, inputs, knower)
+        if len(knower.unrolled) == before:
+            knower.collect(steps)
+            return [*carry, *(stack(list(row)) for row in zip(*rows, strict=True))]
+
+
+def _iterations(
+    op: Op, inputs: list[Known], knower: Knower
+) -> tuple[list[Knower], list[Known], list[list[Known]]]:
+    """What each iteration collects, what is carried at the end, and what each puts out."""
+    n, m = leading(op)
+    carry = inputs[n : n + m]
+    places = range(op.params["length"])
+    pairs = zip(inputs[n + m :], op.inputs[n + m :], strict=True)
+    full = [expand(k, [0], v.shape) for k, v in pairs]
+    steps = [knower._replace(facts=None if knower.facts is None else {}) for _ in places]
+    rows: list[list[Known]] = [[] for _ in places]
+    for i in reversed(places) if op.params["reverse"] else places:
+        slices = [Known(k.value[i], k.known[i]) for k in full]
+        out = steps[i].block(op.blocks[0], [*inputs[:n], *carry, *slices])
+        carry, rows[i] = out[:m], out[m:]
+    return steps, carry, rows
 
 
 def fixed_point(

@@ -8,8 +8,8 @@ import numpy as np
 
 from bmrpruner.structure import sums
 from bmrpruner.structure.decisions import Decisions
-from bmrpruner.structure.ir import Op, Program, walk_all
-from bmrpruner.structure.origins import LAYOUT, SAME, Origins, moved
+from bmrpruner.structure.ir import Op, Program, Var, walk_all
+from bmrpruner.structure.origins import LAYOUT, SAME, Origins, holds, moved
 from bmrpruner.structure.rules import Facts
 
 TOLERANCE = 1e-6
@@ -42,9 +42,9 @@ def offsets(
 def fold(op: Op, many: list[np.ndarray], origins: Origins) -> list[Shift] | None:
     """Move an offset into the bias that is added to the output; None if there is none.
 
-    The way from the operation to the addition may reshape, and add other things, but nothing else
-    may read what is on it; the bias is a leaf that is read nowhere else, and gets the same offset
-    wherever it is added.
+    The way from the operation to the addition may reshape, and add other things, but not round, and
+    nothing else may read what is on it; the bias is a leaf that is read nowhere else, is not less
+    precise than the sum, and gets the same offset wherever it is added.
     """
     if op in origins.custom:
         return None  # its derivative rule computes the same sum again
@@ -53,11 +53,13 @@ def fold(op: Op, many: list[np.ndarray], origins: Origins) -> list[Shift] | None
         use = origins.single_use(var)
         if use is None or use.name not in (*LAYOUT, *SAME, "add", "add_any", "sub"):
             return None
+        if use in origins.custom or _rounds(use, var):
+            return None  # a derivative rule reads the sum, too
         if use.name in ("add", "add_any", "sub"):
             other = use.inputs[1 if use.inputs[0] is var else 0]
             if use.name == "sub" and use.inputs[0] is not var:
                 return None
-            found = origins.of(other, alone=True)
+            found = origins.of(other, held=use.outputs[0].dtype)
             if found is not None:
                 sign = -1 if use.name == "sub" else 1
                 return _shifts(*found, [sign * x for x in many], _size(origins, found[0]))
@@ -68,6 +70,13 @@ def fold(op: Op, many: list[np.ndarray], origins: Origins) -> list[Shift] | None
         else:
             many = [moved(use, x)[0] for x in many]
         var = use.outputs[0]
+
+
+def _rounds(op: Op, var: Var) -> bool:
+    """Whether an operation may change the numbers it reads: it is not linear then."""
+    if op.name == "convert_element_type":
+        return not holds(op.outputs[0].dtype, var.dtype)
+    return op.name == "reduce_precision"
 
 
 def _size(origins: Origins, leaf: int) -> int:

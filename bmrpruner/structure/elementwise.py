@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner.structure.ir import Op, Var
 from bmrpruner.structure.known import Known, clean, plain_dtype
 from bmrpruner.structure.nodes import Axes
-from bmrpruner.structure.rules import RULES, Rule, bind, computed, freeze, run_same
+from bmrpruner.structure.rules import RULES, Rule, bind, computed, freeze, nothing, run_same
 
 NAMES = (
     "abs",
@@ -143,6 +144,8 @@ def connect(op: Op, axes: Axes) -> None:
 
 def know(op: Op, inputs: list[Known]) -> list[Known]:
     """The primitive on the known values; a factor of zero makes the product known."""
+    if _asks_for_nan(op):
+        return nothing(op)
     known = np.asarray(True)
     for k in inputs:
         known = known & k.known
@@ -161,6 +164,8 @@ def know(op: Op, inputs: list[Known]) -> list[Known]:
     value = apply(op, [k.value for k in inputs])
     if op.name == "select_n":
         value, known = _select(inputs, value, known)
+    if op.name == "div":
+        value = np.where(inputs[0].zero & ~inputs[1].known, np.zeros((), value.dtype), value)
     return [clean(value.reshape((1,) * (rank - value.ndim) + value.shape), known)]
 
 
@@ -172,7 +177,7 @@ def apply(op: Op, values: list[np.ndarray]) -> np.ndarray:
         if op.name == "integer_pow":
             out = values[0] ** op.params["y"] if op.params["y"] >= 0 else None
         elif op.name == "convert_element_type":
-            out = values[0].astype(dtype)
+            out = values[0].astype(dtype) if _as_numpy(values[0].dtype, dtype) else None
         elif op.name == "select_n":
             which = values[0].astype(np.int32)
             out = np.select([which == i for i in range(len(values) - 1)], values[1:])
@@ -183,6 +188,19 @@ def apply(op: Op, values: list[np.ndarray]) -> np.ndarray:
             with jax.ensure_compile_time_eval():
                 out = np.asarray(bind(op, [np.broadcast_to(v, shape) for v in values])[0])
     return np.asarray(out).astype(dtype, copy=False)
+
+
+def _asks_for_nan(op: Op) -> bool:
+    """Whether the output tells where NaN is.
+
+    A zero that is known may be NaN for some arguments: times infinity, or in rows out of bounds.
+    """
+    return op.name == "is_finite" or (op.name in ("eq", "ne") and op.inputs[0] is op.inputs[1])
+
+
+def _as_numpy(old: Any, new: Any) -> bool:
+    """Whether NumPy converts as XLA does, whose integers saturate where NumPy's wrap."""
+    return not (jnp.issubdtype(old, jnp.inexact) and jnp.issubdtype(new, jnp.integer))
 
 
 def _absorbed(op: Op, inputs: list[Known]) -> np.ndarray | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import jax.numpy as jnp
 import numpy as np
 
 from bmrpruner.structure.control import leading
@@ -19,6 +22,14 @@ def moved(op: Op, array: np.ndarray) -> list[np.ndarray]:
         return [array]
     known = Known(array, np.ones((1,) * array.ndim, bool))
     return [k.value for k in RULES[op.name].know(op, [known])]
+
+
+def holds(wide: Any, narrow: Any) -> bool:
+    """Whether one floating type represents all numbers of another."""
+    if not all(jnp.issubdtype(dtype, jnp.inexact) for dtype in (wide, narrow)):
+        return False
+    a, b = jnp.finfo(wide), jnp.finfo(narrow)
+    return a.nmant >= b.nmant and a.maxexp >= b.maxexp
 
 
 class Origins:
@@ -63,40 +74,46 @@ class Origins:
         uses = self.uses.get(atom, [])
         return uses[0] if len(uses) == 1 else None
 
-    def of(self, atom: Atom, alone: bool = False) -> tuple[int, list[np.ndarray]] | None:
+    def of(self, atom: Atom, held: Any = None) -> tuple[int, list[np.ndarray]] | None:
         """The leaf that a variable is a layout of, and the flat positions of its entries.
 
         Args:
           atom: The variable.
-          alone: Whether every variable on the way may be read only once.
+          held: None, or a floating type: then every variable on the way is read only once, and
+            holds all numbers of this type.
 
         Returns:
           The number of the leaf, and an index array for each context (iteration of the scans that
           slice the leaf); an axis along which an entry is repeated has size 1. None if the
           variable is anything else.
         """
-        if not isinstance(atom, Var) or (alone and len(self.uses.get(atom, [])) > 1):
+        if not isinstance(atom, Var) or (held is not None and not self._alone(atom, held)):
             return None
         if atom in self.leaves:
             size = int(np.prod(atom.shape, dtype=np.int64))
             return self.leaves[atom], [np.arange(size).reshape(atom.shape)]
         if atom in self.entry:
-            return self._through(*self.entry[atom], alone)
+            return self._through(*self.entry[atom], held)
         op = self.maker.get(atom)
         if op is None or op.name not in LAYOUT + SAME:
             return None
-        found = self.of(op.inputs[0], alone)
+        if held is not None and op.name == "reduce_precision":
+            return None
+        found = self.of(op.inputs[0], held)
         if found is None:
             return None
         place = next(i for i, v in enumerate(op.outputs) if v is atom)
         return found[0], [moved(op, index)[place] for index in found[1]]
 
-    def _through(self, op: Op, position: int, alone: bool) -> tuple[int, list[np.ndarray]] | None:
+    def _alone(self, var: Var, held: Any) -> bool:
+        return len(self.uses.get(var, [])) <= 1 and holds(var.dtype, held)
+
+    def _through(self, op: Op, position: int, held: Any) -> tuple[int, list[np.ndarray]] | None:
         """Of an input of a scan's body."""
         if op.name != "scan" or op.params["length"] == 0:
             return None
         n, m = leading(op)
-        found = None if n <= position < n + m else self.of(op.inputs[position], alone)
+        found = None if n <= position < n + m else self.of(op.inputs[position], held)
         if found is None or position < n:
             return found
         steps = range(op.params["length"])

@@ -35,6 +35,7 @@ def contexts(op: Op, facts: Facts) -> list[list[Known]]:
     """What is known of the inputs, once for each context that the operation runs in."""
     rows = [[constant(v.value)] if isinstance(v, Lit) else facts[v] for v in op.inputs]
     count = max(map(len, rows))
+    assert all(count % len(row) == 0 for row in rows)
     return [[row[i % len(row)] for row in rows] for i in range(count)]
 
 
@@ -133,4 +134,4 @@ def offset(op: Op, inputs: list[Known], decisions: Decisions, taken: np.ndarray)
     live = kind.suspects(inputs, op, keep(op, decisions, taken))[1]
     if not (live & flags).any():
         return None
-    return kind.total(op, inputs, flags).value
+    return kind.total(op, inputs, flags & live).value
