@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from typing import Any
 
 import jax
 import numpy as np
 
-from bmrpruner._tree import PyTree, is_array, is_none, join
+from bmrpruner._tree import PyTree, is_none, join
 from bmrpruner.structure import corrections, ghosts, sums
 from bmrpruner.structure.cutting import cut
 from bmrpruner.structure.decisions import Decisions
+from bmrpruner.structure.forms import form, is_weak
 from bmrpruner.structure.ir import Op, Program, leaf_arrays, walk_all, with_arrays
 from bmrpruner.structure.model import know, see
 from bmrpruner.structure.origins import Origins
@@ -25,9 +25,9 @@ class Source:
     def __init__(self, fn: Any, params: PyTree, args: tuple[Any, ...], masked: bool) -> None:
         self.fn, self.params = fn, params
         self.arg_tree: Any = jax.tree.structure(args, is_leaf=is_none)
-        self.static = static_leaves(args)
         self.arrays = leaf_arrays(params)
         self.program, self.decisions = see(fn, params, args)
+        self.form = form(params, args)
         facts, unrolled = know(self.program, self.arrays)
         self.removal = self._remove(self.program, self.decisions, facts, self._candidates())
         self.taken = self.removal.taken
@@ -111,12 +111,13 @@ class Source:
         }
         return plan._replace(consts=consts)
 
-    def replan(self, dtypes: list[Any], args: tuple[Any, ...]) -> tuple[Program, Plan]:
-        """The plan for arguments of other shapes: the same parameters go, or it is an error."""
+    def replan(self, params: PyTree, args: tuple[Any, ...]) -> tuple[Program, Plan]:
+        """The plan for a call of another form: the same parameters go, or it is an error."""
         shapes = [
-            jax.ShapeDtypeStruct(x.shape, d) for x, d in zip(self.arrays, dtypes, strict=True)
+            jax.ShapeDtypeStruct(x.shape, own.dtype, weak_type=is_weak(x) and x.dtype == own.dtype)
+            for x, own in zip(self.arrays, leaf_arrays(params), strict=True)
         ]
-        program, decisions = see(self.fn, with_arrays(self.params, shapes), args)
+        program, decisions = see(self.fn, with_arrays(params, shapes), args)
         facts, unrolled = know(program, self.arrays)
         start = self._same_parts(program, decisions)
         removal = self._remove(program, decisions, facts, start)
@@ -154,14 +155,3 @@ class Source:
 def _sums(program: Program) -> list[Op]:
     """The operations that sum, in order: other shapes may add slices, but no sums."""
     return [op for op in walk_all(program.block.ops) if op.name in sums.KINDS]
-
-
-def signature(dtypes: list[Any], inputs: list[Any]) -> Hashable:
-    """What a plan is made for: the parameters' dtypes, the arguments' shapes and dtypes."""
-    return tuple(map(str, dtypes)), tuple((tuple(x.shape), str(x.dtype)) for x in inputs)
-
-
-def static_leaves(args: Any) -> Hashable:
-    """The leaves of the arguments that are no arrays."""
-    leaves = [x for x in jax.tree.leaves(args, is_leaf=is_none) if not is_array(x)]
-    return tuple(x if isinstance(x, Hashable) else id(x) for x in leaves)
