@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,6 +17,26 @@ from bmrpruner.structure.model import know, see
 from bmrpruner.structure.origins import Origins
 from bmrpruner.structure.removal import Removal
 from bmrpruner.structure.rules import Plan
+
+
+class Folded(NamedTuple):
+    """A sum that a bias is added to.
+
+    Attributes:
+      offset: What has moved from it into the bias, once per context; None for nothing.
+      way: What a one in its output adds to the bias.
+    """
+
+    offset: list[np.ndarray] | None
+    way: list[Any]
+
+    def fits(self, op: Op, way: list[Any]) -> bool:
+        """Whether a sum of another program can take the place of this one."""
+        shape = op.outputs[0].shape
+        return _same_way(way, self.way) and all(
+            x.ndim == len(shape) and np.broadcast_shapes(x.shape, shape) == shape
+            for x in self.offset or []
+        )
 
 
 class Source:
@@ -75,28 +95,52 @@ class Source:
             for _, var in program.params
         ]
 
-    def _fold(self, facts: Any) -> tuple[dict[int, Any], dict[int, Any]]:
-        """Which offsets move into biases, by the sum's number, and the biases' shifts."""
+    def _fold(self, facts: Any) -> tuple[dict[int, list[Folded]], dict[int, Any]]:
+        """Which offsets move into which leaves, and the leaves' shifts."""
         origins = Origins(self.program)
         found = corrections.offsets(
             self.program, facts, self.decisions, self.taken, self.removal.ghosts
         )
-        folded: dict[int, Any] = {}
+        folded: dict[int, list[Folded]] = {}
         shifts: dict[int, Any] = {}
-        for number, op in enumerate(_sums(self.program)):
-            if op in found and (own := corrections.fold(op, found[op], origins)):
-                folded[number] = found[op]
-                shifts.setdefault(own[0].leaf, []).extend(own)
+        for leaf, many in _biases(self.program).items():
+            own = [found.get(op) and corrections.fold(op, found[op], origins) for op, _ in many]
+            if any(own):
+                folded[leaf] = [
+                    Folded(found[op] if x else None, way)
+                    for (op, way), x in zip(many, own, strict=True)
+                ]
+                shifts[leaf] = [shift for x in own if x for shift in x]
         return folded, shifts
+
+    def _inside(self, program: Program) -> dict[Op, list[np.ndarray]]:
+        """What biases have taken over of the sums, which are told by the bias they meet."""
+        biases = _biases(program) if self.folded else {}
+        inside: dict[Op, list[np.ndarray]] = {}
+        for leaf, own in self.folded.items():
+            left = list(biases.get(leaf, []))
+            for x in own:
+                met = next((m for m in left if x.fits(*m)), None)
+                if met is not None:
+                    left.remove(met)
+                    inside |= {met[0]: x.offset} if x.offset else {}
+                elif x.offset:
+                    raise ValueError(
+                        f"args: expected a call that adds {join(self.keys[leaf])!r} to the same "
+                        "sums as the one that the function was compacted with, got one that does "
+                        "not; compact the function with these arguments."
+                    )
+        return inside
 
     def _plan(
         self, program: Program, decisions: Decisions, removal: Removal, facts: Any, unrolled: Any
     ) -> Plan:
         taken = removal.taken
         found = corrections.offsets(program, facts, decisions, taken, removal.ghosts)
+        inside = self._inside(program)
         offsets = {}
-        for number, op in enumerate(_sums(program)):
-            rest = corrections.rest(found.get(op), self.folded.get(number))
+        for op in {**found, **inside}:
+            rest = corrections.rest(found.get(op), inside.get(op))
             if rest is not None:
                 offsets[op] = corrections.cut(rest, op, decisions, taken)
         haunted = {
@@ -127,11 +171,6 @@ class Source:
             for mine, own in zip(kept, self.kept, strict=True)
             for a, b in zip(mine, own, strict=True)
         )
-        if self.folded and len(_sums(program)) != len(_sums(self.program)):
-            raise ValueError(
-                "args: expected shapes for which the function sums as often as for those it was "
-                "compacted with; compact the function with these arguments."
-            )
         if not same:
             raise ValueError(
                 "args: expected shapes for which the same units can go, got shapes that need more; "
@@ -152,6 +191,21 @@ class Source:
         return owned[:-1] & ~needed[:-1] & ~frozen
 
 
-def _sums(program: Program) -> list[Op]:
-    """The operations that sum, in order: other shapes may add slices, but no sums."""
-    return [op for op in walk_all(program.block.ops) if op.name in sums.KINDS]
+def _biases(program: Program) -> dict[int, list[tuple[Op, list[Any]]]]:
+    """For each leaf that is added to sums: these, and what a one in each adds to the leaf."""
+    origins = Origins(program)
+    found: dict[int, list[tuple[Op, list[Any]]]] = {}
+    for op in walk_all(program.block.ops):
+        if op.name in sums.KINDS:
+            one = np.ones((1,) * len(op.outputs[0].shape), np.float32)
+            if way := corrections.fold(op, [one], origins):
+                found.setdefault(way[0].leaf, []).append((op, way))
+    return found
+
+
+def _same_way(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(
+        np.array_equal(x.positions.ravel(), y.positions.ravel())
+        and np.array_equal(x.values.ravel(), y.values.ravel())
+        for x, y in zip(a, b, strict=True)
+    )
