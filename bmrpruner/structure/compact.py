@@ -125,9 +125,10 @@ class Compacted:
         """Cut an optimizer state, masks, or a posterior as the parameters were cut.
 
         Args:
-          tree: Any pytree of which some arrays belong to parameters: their key paths end in the
-            parameter's, and they have its shape, or that of its packed mask. The means of a
-            `DiagonalGaussian` also get the constants that moved into biases.
+          tree: Any pytree of which some arrays belong to parameters: they are in a part that has
+            the structure of the parameters, or their key paths end in the parameter's, and they
+            have its shape, or that of its packed mask. The means of a `DiagonalGaussian` also get
+            the constants that moved into biases.
 
         Returns:
           The same with smaller arrays, to go on training or sampling with.
@@ -148,7 +149,7 @@ class Compacted:
         shapes = {key: x.shape for key, x in zip(source.keys, source.arrays, strict=True)}
         if is_posterior(tree):
             tree = with_mean(tree, self._shifted)
-        return shrink(tree, self.kept, shapes)
+        return shrink(tree, source.params, self.kept, shapes)
 
     def _shifted(self, params: PyTree) -> PyTree:
         shifts = self._source.shifts
