@@ -104,7 +104,13 @@ class Source:
         folded: dict[int, list[Folded]] = {}
         shifts: dict[int, Any] = {}
         for leaf, many in _biases(self.program).items():
-            own = [found.get(op) and corrections.fold(op, found[op], origins) for op, _ in many]
+            holds_complex = np.iscomplexobj(self.arrays[leaf])
+            own = [
+                corrections.fold(op, found[op], origins)
+                if op in found and (holds_complex or not any(map(np.iscomplexobj, found[op])))
+                else None
+                for op, _ in many
+            ]
             if any(own):
                 folded[leaf] = [
                     Folded(found[op] if x else None, way)
