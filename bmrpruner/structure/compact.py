@@ -189,7 +189,8 @@ class Compacted:
           What the original function returns.
 
         Raises:
-          ValueError: If `params` or `args` have another structure, or `params` other shapes.
+          ValueError: If `params` or `args` have another structure, `params` other shapes, or `args`
+            symbolic ones.
           TypeError: If a leaf of `params` is an array and was none, as Python numbers under jit, or
             the other way round.
         """
@@ -209,6 +210,12 @@ class Compacted:
         structure: Any = jax.tree.structure(args, is_leaf=is_none)
         if structure != source.arg_tree:
             raise ValueError(f"args: expected the structure {source.arg_tree}, got {structure}.")
+        for x in leaf_arrays(args):
+            if not all(isinstance(n, int) for n in x.shape):
+                raise ValueError(
+                    f"args: expected shapes of numbers, got {x.shape}; structure.save_function "
+                    "with any_batch=True writes a function of any number of rows."
+                )
         own = form(params, args)
         if own not in self._runs:
             self._remember(own, *source.replan(params, args))
