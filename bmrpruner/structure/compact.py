@@ -190,7 +190,8 @@ class Compacted:
 
         Raises:
           ValueError: If `params` or `args` have another structure, `params` other shapes, or `args`
-            symbolic ones.
+            symbolic ones; if for these shapes other units would go, or a leaf that constants moved
+            into is added to other sums or in parts.
           TypeError: If a leaf of `params` is an array and was none, as Python numbers under jit, or
             the other way round.
         """

@@ -67,7 +67,11 @@ def twice(p, x):
     return y if len(x) < 5 else y * p["c1"]
 
 
-@pytest.mark.parametrize("fn", [reversed_bias, subtracted, twice])
+def in_parts(p, x):
+    return hidden(p, x, 1) @ p["o1"] + p["c1"][: 3 if len(x) < 5 else 1]
+
+
+@pytest.mark.parametrize("fn", [reversed_bias, subtracted, twice, in_parts])
 def test_a_bias_that_is_added_in_another_way_is_named(fn):
     small = compact(fn, PARAMS, normal(4, 5))
     assert small.params["w1"].shape == (5, 5)
