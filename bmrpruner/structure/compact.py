@@ -14,11 +14,12 @@ from bmrpruner.structure import corrections
 from bmrpruner.structure.cutting import cut, like
 from bmrpruner.structure.evaluate import run_block
 from bmrpruner.structure.flops import flops
+from bmrpruner.structure.forms import call_key, form
 from bmrpruner.structure.groups import grouped
 from bmrpruner.structure.ir import Program, leaf_arrays, walk_all, with_arrays
 from bmrpruner.structure.report import Report, group_reports
 from bmrpruner.structure.rules import Plan
-from bmrpruner.structure.source import Source, signature, static_leaves
+from bmrpruner.structure.source import Source
 from bmrpruner.structure.states import Kept, is_posterior, shrink, with_mean
 
 
@@ -114,7 +115,7 @@ class Compacted:
             [cut(x, kept) for x, kept in zip(shifted, source.kept, strict=True)],
         )
         self.report = report(source, self.params)
-        self._remember([x.dtype for x in source.arrays], source.program, source.plan, source.static)
+        self._remember(source.form, source.program, source.plan)
 
     def __call__(self, *args: Any) -> Any:
         """`fn(self.params, *args)`."""
@@ -124,9 +125,10 @@ class Compacted:
         """Cut an optimizer state, masks, or a posterior as the parameters were cut.
 
         Args:
-          tree: Any pytree of which some arrays belong to parameters: their key paths end in the
-            parameter's, and they have its shape, or that of its packed mask. The means of a
-            `DiagonalGaussian` also get the constants that moved into biases.
+          tree: Any pytree of which some arrays belong to parameters: they are in a part that has
+            the structure of the parameters, or their key paths end in the parameter's, and they
+            have its shape, or that of its packed mask. The means of a `DiagonalGaussian` also get
+            the constants that moved into biases.
 
         Returns:
           The same with smaller arrays, to go on training or sampling with.
@@ -147,7 +149,7 @@ class Compacted:
         shapes = {key: x.shape for key, x in zip(source.keys, source.arrays, strict=True)}
         if is_posterior(tree):
             tree = with_mean(tree, self._shifted)
-        return shrink(tree, self.kept, shapes)
+        return shrink(tree, source.params, self.kept, shapes)
 
     def _shifted(self, params: PyTree) -> PyTree:
         shifts = self._source.shifts
@@ -187,10 +189,14 @@ class Compacted:
           What the original function returns.
 
         Raises:
-          ValueError: If `params` or `args` have another structure, or `params` other shapes.
+          ValueError: If `params` or `args` have another structure, `params` other shapes, or `args`
+            symbolic ones; if for these shapes other units would go, or a leaf that constants moved
+            into is added to other sums or in parts.
+          TypeError: If a leaf of `params` is an array and was none, as Python numbers under jit, or
+            the other way round.
         """
         leaves, tree = jax.tree.flatten((params, args))
-        key = _call_key(tree, leaves)
+        key = call_key(tree, leaves)
         call = self._calls.get(key) if key is not None else None
         if call is None:
             call = self._prepare(params, args, leaves)
@@ -201,22 +207,20 @@ class Compacted:
     def _prepare(self, params: PyTree, args: Any, leaves: list[Any]) -> Callable[[list[Any]], Any]:
         """Check a call of a new form, plan it if its shapes are new, and say how it runs."""
         source = self._source
-        align("params", params, jax.tree.structure(self.params, is_leaf=is_none), "small.params")
-        values, inputs = leaf_arrays(params), leaf_arrays(args)
-        for name, kept, x in zip(source.keys, source.kept, values, strict=True):
-            shape = tuple(map(len, kept))
-            if x.shape != shape:
-                raise ValueError(
-                    f"params: expected shape {shape} at {join(name)!r}, got {x.shape}."
-                )
+        self._check_params(params)
         structure: Any = jax.tree.structure(args, is_leaf=is_none)
         if structure != source.arg_tree:
             raise ValueError(f"args: expected the structure {source.arg_tree}, got {structure}.")
-        dtypes = [x.dtype for x in values]
-        form = (signature(dtypes, inputs), static_leaves(args))
-        if form not in self._runs:
-            self._remember(dtypes, *source.replan(dtypes, args), static_leaves(args))
-        run, out_tree = self._runs[form]
+        for x in leaf_arrays(args):
+            if not all(isinstance(n, int) for n in x.shape):
+                raise ValueError(
+                    f"args: expected shapes of numbers, got {x.shape}; structure.save_function "
+                    "with any_batch=True writes a function of any number of rows."
+                )
+        own = form(params, args)
+        if own not in self._runs:
+            self._remember(own, *source.replan(params, args))
+        run, out_tree = self._runs[own]
         places = [i for i, x in enumerate(leaves) if is_array(x)]
         others = [x for x in leaves if not is_array(x)]  # alive as long as their ids are keys
 
@@ -225,28 +229,31 @@ class Compacted:
 
         return call
 
-    def _remember(self, dtypes: list[Any], program: Program, plan: Plan, static: Any) -> None:
+    def _check_params(self, params: PyTree) -> None:
+        """Raise an error that names the leaf unless `params` is like `self.params`."""
+        structure: Any = jax.tree.structure(self.params, is_leaf=is_none)
+        parts = align("params", params, structure, "small.params")
+        for (name, own), x in zip(keyed_leaves(self.params), parts, strict=True):
+            if is_array(own) != is_array(x) or (own is None) != (x is None):
+                raise TypeError(
+                    f"params: expected what the function was compacted with at {join(name)!r}, "
+                    f"{_kind(own)}, got {_kind(x)}. Hand compact arrays instead of numbers to "
+                    "call the function under jit and grad."
+                )
+            if is_array(own) and x.shape != own.shape:
+                raise ValueError(
+                    f"params: expected shape {own.shape} at {join(name)!r}, got {x.shape}."
+                )
+
+    def _remember(self, own: Hashable, program: Program, plan: Plan) -> None:
         def run(values: list[Any]) -> list[Any]:
             return run_block(program.block, values, plan)
 
-        shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) for v in program.args]
-        self._runs[signature(dtypes, shapes), static] = (jax.jit(run), program.out_tree)
+        self._runs[own] = (jax.jit(run), program.out_tree)
 
 
-def _call_key(tree: Any, leaves: list[Any]) -> Hashable | None:
-    """What tells calls of one form; None if that cannot be told."""
-    parts: list[Any] = []
-    for x in leaves:
-        try:
-            parts.append((x.shape, x.dtype))
-        except AttributeError:
-            parts.append(x if isinstance(x, Hashable) else id(x))
-    key = (tree, tuple(parts))
-    try:
-        hash(key)
-    except TypeError:
-        return None
-    return key
+def _kind(x: Any) -> str:
+    return "an array" if is_array(x) else "None" if x is None else f"a {type(x).__name__}"
 
 
 def report(source: Source, params: PyTree) -> Report:

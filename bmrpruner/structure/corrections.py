@@ -105,7 +105,7 @@ def _shifts(leaf: int, positions: list[np.ndarray], many: list[np.ndarray], size
 
 def apply(array: np.ndarray, shifts: list[Shift]) -> np.ndarray:
     """A leaf's values with shifts added."""
-    flat = array.astype(np.float64 if array.dtype == np.float64 else np.float32).ravel()
+    flat = array.astype(np.result_type(array.dtype, np.float32)).ravel()
     for shift in shifts:
         flat[shift.positions.ravel()] += shift.values.ravel()
     return flat.reshape(array.shape).astype(array.dtype)

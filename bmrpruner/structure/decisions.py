@@ -69,8 +69,9 @@ def decide(axes: Axes) -> Decisions:
             [numbers.setdefault(c, len(numbers)) for c in classes.causes(int(n))]
             for n in label[nodes[root]]
         ]
-        width = max(map(len, lists))
-        causes[root] = np.array([own + [-1] * (width - len(own)) for own in lists])
+        width = max(map(len, lists), default=1)
+        padded = [own + [-1] * (width - len(own)) for own in lists]
+        causes[root] = np.array(padded, int).reshape(len(lists), width)
     return Decisions(axes, [reasons.get(c) for c in numbers], causes)
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bmrpruner._tree import PyTree, is_array, join, keyed_leaves
+from bmrpruner._tree import PyTree
 from bmrpruner.structure.compact import Compacted
 from bmrpruner.structure.ir import leaf_arrays, with_arrays
+from bmrpruner.structure.saving import leaf_names
 
 _SAME = 1e-4  # of the largest output: the difference of what rows give by themselves
 
@@ -35,8 +36,9 @@ def save_function(
 
     Raises:
       FileExistsError: If the file exists, unless `force`.
-      ValueError: If the suffix is another; with `any_batch`, if rows by themselves give something
-        else than all at once, as where statistics of the batch are computed.
+      ValueError: If the suffix is another, or two leaves have the same name; with `any_batch`, if
+        rows by themselves give something else than all at once, as where statistics of the batch
+        are computed.
       ImportError: If flatbuffers is not installed, which `jax.export` writes with.
 
     Example:
@@ -52,7 +54,7 @@ def save_function(
 
     path = Path(path)
     check_exportable(path, force)
-    names = [join(key) for key, leaf in keyed_leaves(small.params) if is_array(leaf)]
+    names = leaf_names(small)
     flat = dict(zip(names, leaf_arrays(small.params), strict=True))
     fn = _by_rows(small, args) if any_batch else small.fn
 

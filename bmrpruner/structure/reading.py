@@ -94,7 +94,8 @@ class _Reader:
 
     def const(self, value: Any) -> Var:
         """The variable of an array that the function closes over."""
-        var = Var(tuple(np.shape(value)), getattr(value, "dtype", np.asarray(value).dtype))
+        array = value if is_array(value) else np.asarray(value)  # random keys are no NumPy arrays
+        var = Var(tuple(array.shape), array.dtype)
         self.consts.append((var, value))
         return var
 

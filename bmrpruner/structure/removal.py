@@ -110,7 +110,7 @@ class Removal:
         """Every axis keeps at least one index."""
         extended = np.append(self.taken, False)
         for axis, causes in self.decisions.causes.items():
-            if extended[causes].any(1).all():
+            if len(causes) and extended[causes].any(1).all():
                 self.emptied.add(axis)
                 first = causes[0][causes[0] >= 0]
                 self.taken[first] = False

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bmrpruner._tree import Key, PyTree, join
+from bmrpruner._tree import Key, PyTree, is_numeric, join
 from bmrpruner.structure.compact import Compacted
 from bmrpruner.structure.ir import leaf_arrays
 from bmrpruner.structure.states import Kept
@@ -42,7 +42,8 @@ def save_compacted(path: Path | str, small: Compacted, force: bool = False) -> N
 
     Raises:
       FileExistsError: If the file exists, unless `force`.
-      ValueError: If the suffix is another.
+      ValueError: If the suffix is another, or two leaves have the same name.
+      TypeError: If a leaf has no numbers, as random keys.
 
     Example:
       >>> import tempfile
@@ -57,10 +58,43 @@ def save_compacted(path: Path | str, small: Compacted, force: bool = False) -> N
     """
     from bmrpruner import files  # it imports posteriors, which may import this package
 
-    arrays = zip(small.kept, leaf_arrays(small.params), strict=True)
-    tensors = {join(key): np.asarray(x) for key, x in arrays}
+    names = leaf_names(small)
+    tensors = {
+        name: _numeric(name, x) for name, x in zip(names, leaf_arrays(small.params), strict=True)
+    }
     checkpoint = files.Checkpoint(tensors, info=kept_info(small))
     files.save(path, checkpoint, force)
+
+
+def leaf_names(small: Compacted) -> list[str]:
+    """The names of the array leaves in files; an error if two are the same.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from bmrpruner import compact
+      >>> params = {'a': {'w1': jnp.ones((1, 2))}, 'w2': jnp.ones((2, 1))}
+      >>> fn = lambda p, x: jnp.sin(x @ p['a']['w1']) @ p['w2']
+      >>> leaf_names(compact(fn, params, jnp.ones((5, 1))))
+      ['a/w1', 'w2']
+    """
+    keys: dict[str, Key] = {}
+    for key in small.kept:
+        if (name := join(key)) in keys:
+            raise ValueError(
+                f"params: expected leaves that have other names when their key paths are joined, "
+                f"got {name!r} of {keys[name]} and of {key}."
+            )
+        keys[name] = key
+    return list(keys)
+
+
+def _numeric(name: str, leaf: Any) -> np.ndarray:
+    if not is_numeric(leaf):
+        raise TypeError(
+            f"params: expected arrays of numbers, got one of {leaf.dtype} at {name!r}; "
+            "jax.random.key_data gives the numbers of a key."
+        )
+    return np.asarray(leaf)
 
 
 def kept_info(small: Compacted) -> dict[str, Any]:

@@ -2,21 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from bmrpruner._tree import PyTree, is_array, is_none, join
+from bmrpruner._tree import PyTree, is_none, join
 from bmrpruner.structure import corrections, ghosts, sums
 from bmrpruner.structure.cutting import cut
 from bmrpruner.structure.decisions import Decisions
+from bmrpruner.structure.forms import form, is_weak
 from bmrpruner.structure.ir import Op, Program, leaf_arrays, walk_all, with_arrays
 from bmrpruner.structure.model import know, see
 from bmrpruner.structure.origins import Origins
 from bmrpruner.structure.removal import Removal
 from bmrpruner.structure.rules import Plan
+
+
+class Folded(NamedTuple):
+    """A sum that a bias is added to.
+
+    Attributes:
+      offset: What has moved from it into the bias, once per context; None for nothing.
+      way: What a one in its output adds to the bias.
+    """
+
+    offset: list[np.ndarray] | None
+    way: list[Any]
+
+    def fits(self, op: Op, way: list[Any]) -> bool:
+        """Whether a sum of another program can take the place of this one."""
+        shape = op.outputs[0].shape
+        return _same_way(way, self.way) and all(
+            x.ndim == len(shape) and np.broadcast_shapes(x.shape, shape) == shape
+            for x in self.offset or []
+        )
 
 
 class Source:
@@ -25,9 +45,9 @@ class Source:
     def __init__(self, fn: Any, params: PyTree, args: tuple[Any, ...], masked: bool) -> None:
         self.fn, self.params = fn, params
         self.arg_tree: Any = jax.tree.structure(args, is_leaf=is_none)
-        self.static = static_leaves(args)
         self.arrays = leaf_arrays(params)
         self.program, self.decisions = see(fn, params, args)
+        self.form = form(params, args)
         facts, unrolled = know(self.program, self.arrays)
         self.removal = self._remove(self.program, self.decisions, facts, self._candidates())
         self.taken = self.removal.taken
@@ -75,28 +95,58 @@ class Source:
             for _, var in program.params
         ]
 
-    def _fold(self, facts: Any) -> tuple[dict[int, Any], dict[int, Any]]:
-        """Which offsets move into biases, by the sum's number, and the biases' shifts."""
+    def _fold(self, facts: Any) -> tuple[dict[int, list[Folded]], dict[int, Any]]:
+        """Which offsets move into which leaves, and the leaves' shifts."""
         origins = Origins(self.program)
         found = corrections.offsets(
             self.program, facts, self.decisions, self.taken, self.removal.ghosts
         )
-        folded: dict[int, Any] = {}
+        folded: dict[int, list[Folded]] = {}
         shifts: dict[int, Any] = {}
-        for number, op in enumerate(_sums(self.program)):
-            if op in found and (own := corrections.fold(op, found[op], origins)):
-                folded[number] = found[op]
-                shifts.setdefault(own[0].leaf, []).extend(own)
+        for leaf, many in _biases(self.program).items():
+            holds_complex = np.iscomplexobj(self.arrays[leaf])
+            own = [
+                corrections.fold(op, found[op], origins)
+                if op in found and (holds_complex or not any(map(np.iscomplexobj, found[op])))
+                else None
+                for op, _ in many
+            ]
+            if any(own):
+                folded[leaf] = [
+                    Folded(found[op] if x else None, way)
+                    for (op, way), x in zip(many, own, strict=True)
+                ]
+                shifts[leaf] = [shift for x in own if x for shift in x]
         return folded, shifts
+
+    def _inside(self, program: Program) -> dict[Op, list[np.ndarray]]:
+        """What biases have taken over of the sums, which are told by the bias they meet."""
+        biases = _biases(program) if self.folded else {}
+        inside: dict[Op, list[np.ndarray]] = {}
+        for leaf, own in self.folded.items():
+            left = list(biases.get(leaf, []))
+            for x in own:
+                met = next((m for m in left if x.fits(*m)), None)
+                if met is not None:
+                    left.remove(met)
+                    inside |= {met[0]: x.offset} if x.offset else {}
+                elif x.offset:
+                    raise ValueError(
+                        f"args: expected a call that adds {join(self.keys[leaf])!r} to the same "
+                        "sums as the one that the function was compacted with, got one that does "
+                        "not; compact the function with these arguments."
+                    )
+        return inside
 
     def _plan(
         self, program: Program, decisions: Decisions, removal: Removal, facts: Any, unrolled: Any
     ) -> Plan:
         taken = removal.taken
         found = corrections.offsets(program, facts, decisions, taken, removal.ghosts)
+        inside = self._inside(program)
         offsets = {}
-        for number, op in enumerate(_sums(program)):
-            rest = corrections.rest(found.get(op), self.folded.get(number))
+        for op in {**found, **inside}:
+            rest = corrections.rest(found.get(op), inside.get(op))
             if rest is not None:
                 offsets[op] = corrections.cut(rest, op, decisions, taken)
         haunted = {
@@ -111,12 +161,13 @@ class Source:
         }
         return plan._replace(consts=consts)
 
-    def replan(self, dtypes: list[Any], args: tuple[Any, ...]) -> tuple[Program, Plan]:
-        """The plan for arguments of other shapes: the same parameters go, or it is an error."""
+    def replan(self, params: PyTree, args: tuple[Any, ...]) -> tuple[Program, Plan]:
+        """The plan for a call of another form: the same parameters go, or it is an error."""
         shapes = [
-            jax.ShapeDtypeStruct(x.shape, d) for x, d in zip(self.arrays, dtypes, strict=True)
+            jax.ShapeDtypeStruct(x.shape, own.dtype, weak_type=is_weak(x) and x.dtype == own.dtype)
+            for x, own in zip(self.arrays, leaf_arrays(params), strict=True)
         ]
-        program, decisions = see(self.fn, with_arrays(self.params, shapes), args)
+        program, decisions = see(self.fn, with_arrays(params, shapes), args)
         facts, unrolled = know(program, self.arrays)
         start = self._same_parts(program, decisions)
         removal = self._remove(program, decisions, facts, start)
@@ -126,11 +177,6 @@ class Source:
             for mine, own in zip(kept, self.kept, strict=True)
             for a, b in zip(mine, own, strict=True)
         )
-        if self.folded and len(_sums(program)) != len(_sums(self.program)):
-            raise ValueError(
-                "args: expected shapes for which the function sums as often as for those it was "
-                "compacted with; compact the function with these arguments."
-            )
         if not same:
             raise ValueError(
                 "args: expected shapes for which the same units can go, got shapes that need more; "
@@ -151,17 +197,21 @@ class Source:
         return owned[:-1] & ~needed[:-1] & ~frozen
 
 
-def _sums(program: Program) -> list[Op]:
-    """The operations that sum, in order: other shapes may add slices, but no sums."""
-    return [op for op in walk_all(program.block.ops) if op.name in sums.KINDS]
+def _biases(program: Program) -> dict[int, list[tuple[Op, list[Any]]]]:
+    """For each leaf that is added to sums: these, and what a one in each adds to the leaf."""
+    origins = Origins(program)
+    found: dict[int, list[tuple[Op, list[Any]]]] = {}
+    for op in walk_all(program.block.ops):
+        if op.name in sums.KINDS:
+            one = np.ones((1,) * len(op.outputs[0].shape), np.float32)
+            if way := corrections.fold(op, [one], origins):
+                found.setdefault(way[0].leaf, []).append((op, way))
+    return found
 
 
-def signature(dtypes: list[Any], inputs: list[Any]) -> Hashable:
-    """What a plan is made for: the parameters' dtypes, the arguments' shapes and dtypes."""
-    return tuple(map(str, dtypes)), tuple((tuple(x.shape), str(x.dtype)) for x in inputs)
-
-
-def static_leaves(args: Any) -> Hashable:
-    """The leaves of the arguments that are no arrays."""
-    leaves = [x for x in jax.tree.leaves(args, is_leaf=is_none) if not is_array(x)]
-    return tuple(x if isinstance(x, Hashable) else id(x) for x in leaves)
+def _same_way(a: list[Any], b: list[Any]) -> bool:
+    return len(a) == len(b) and all(
+        np.array_equal(x.positions.ravel(), y.positions.ravel())
+        and np.array_equal(x.values.ravel(), y.values.ravel())
+        for x, y in zip(a, b, strict=True)
+    )

@@ -65,8 +65,8 @@ def compact_file(
 
     Raises:
       FileNotFoundError, FileExistsError: As `bmrpruner.files` does.
-      ValueError: If an argument is impossible, or the model does not take these parameters and
-        inputs.
+      ValueError: If an argument is impossible, the model does not take these parameters and inputs,
+        or the file is of a compaction after which it no longer computed the same.
 
     Example:
       >>> import tempfile
@@ -93,6 +93,7 @@ def compact_file(
         check_exportable(Path(export), force)
     fn = load_model(model)
     checkpoint = files.load(path)
+    _check_complete(checkpoint, model)
     inputs = jnp.asarray(_inputs(shape, data, batch))
     params = map_leaves(jnp.asarray, checkpoint.params)
     check_takes(fn, params, inputs)
@@ -127,7 +128,8 @@ def compact_checkpoint(
       info: What to write into the file beside the indices that were kept.
 
     Returns:
-      The smaller network. What moved into a bias is added to its mean and its draws.
+      The smaller network. What moved into a bias is added to its mean and its draws. The indices
+      are those of the network that was compacted first, if this one had been compacted before.
 
     Example:
       >>> fn = lambda p, x: jnp.sin(x @ p['w1']) @ p['w2']
@@ -152,7 +154,35 @@ def compact_checkpoint(
         if name in masks:
             masks[name] = (cut(masks[name], kept) | (shift != 0)).astype(np.uint8)
     rest = {key: value for key, value in checkpoint.info.items() if key != "sparsity"}
-    return Checkpoint(tensors, masks, {**rest, **kept_info(small), **info}, checkpoint.metadata)
+    indices = kept_info(small)
+    indices["kept"] = _of_the_first(indices["kept"], checkpoint.info.get("kept", {}))
+    return Checkpoint(tensors, masks, {**rest, **indices, **info}, checkpoint.metadata)
+
+
+def _check_complete(checkpoint: Checkpoint, model: str) -> None:
+    """Raise an error if the model is known to compute something else from this file."""
+    before = checkpoint.info.get("compaction")
+    if isinstance(before, Mapping) and before.get("model") == model and before.get("fits") is False:
+        raise ValueError(
+            "file: expected a network that the model's own code runs, got a compacted one from "
+            "which it computes something else (info: compaction.fits is false); compact the "
+            "network that this one was made of."
+        )
+
+
+def _of_the_first(
+    kept: dict[str, list[list[int]]], before: Mapping[str, list[list[int]]]
+) -> dict[str, list[list[int]]]:
+    """Kept indices of a network that had been compacted before, as indices of the first one."""
+    return {
+        name: [
+            np.asarray(old, np.int64)[own].tolist()
+            for old, own in zip(before[name], axes, strict=True)
+        ]
+        if name in before
+        else axes
+        for name, axes in kept.items()
+    }
 
 
 def milliseconds(runs: Sequence[Callable[[], Any]], repeats: int) -> list[float]:

@@ -174,6 +174,41 @@ def test_what_only_the_compacted_function_runs(work, capsys):
     assert "Only the compacted function runs" in out
 
 
+def plain(params, x):
+    """A model without biases."""
+    return jax.numpy.cos(x @ params["v"]) @ params["w"]
+
+
+def test_a_file_without_its_constants_is_not_compacted_again(work, capsys):
+    """Every unit of `plain` that goes is cos(0) = 1, and there is no bias for it."""
+    rng = np.random.default_rng(0)
+    v = rng.normal(size=(12, 16)).astype(np.float32)
+    v[:, 4:] = 0
+    files.write_tensors("pruned.npz", {"v": v, "w": rng.normal(size=(16, 10)).astype(np.float32)})
+    model = ("--model", "tests.cli.test_compact:plain")
+    assert not run_json(capsys, *COMPACT, *model)["fits"]
+    words = ("compact", "small.npz", "--input-shape", "12", "--out", "again.npz", *model)
+    code, out, err = run(capsys, *words)
+    assert (code, out) == (2, "")
+    assert "small.npz: file: expected a network that the model's own code runs" in err
+    assert not Path("again.npz").exists()
+
+
+def test_indices_of_a_second_compaction_are_those_of_the_first_network(pruned, capsys):
+    run_json(capsys, *COMPACT)
+    small = files.load("small.npz")
+    mask = np.ones((12, 5), np.uint8)
+    mask[:, [0, 2]] = 0
+    files.save("smaller.npz", small.prune({"dense_0/kernel": mask}, {}))
+    words = ("compact", "smaller.npz", "--input-shape", "12", "--out", "smallest.npz")
+    assert run_json(capsys, *words)["leaves"][-1]["after"] == [3, 10]
+    kept = structure.load_compacted("smallest.npz").kept
+    assert kept["dense_0", "kernel"][1].tolist() == LIVE[[1, 3, 4]].tolist()
+    smallest = files.load("smallest.npz").tensors["dense_0/kernel/mean"]
+    original = pruned.tensors["dense_0/kernel/mean"]
+    np.testing.assert_array_equal(smallest, original[np.ix_(*kept["dense_0", "kernel"])])
+
+
 def sorting(params, x):
     """A model of which nothing can go."""
     return jax.numpy.sort(x @ params["dense_0"]["kernel"]) @ params["dense_1"]["kernel"]

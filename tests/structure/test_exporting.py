@@ -61,3 +61,10 @@ def test_shapes_cannot_show_that_rows_go_by_themselves(tmp_path):
     shape = jax.ShapeDtypeStruct(X.shape, X.dtype)
     with pytest.raises(ValueError, match="any_batch: expected"):
         save_function(tmp_path / "small.jaxexport", small, shape, any_batch=True)
+
+
+def test_symbolic_shapes_are_refused():
+    small = compact(net, PARAMS, X)
+    (n,) = jax.export.symbolic_shape("n")
+    with pytest.raises(ValueError, match=r"shapes of numbers, got \(n, 2\); .*any_batch"):
+        jax.export.export(jax.jit(small.fn))(small.params, jax.ShapeDtypeStruct((n, 2), "f"))

@@ -107,6 +107,35 @@ def test_a_posterior_shrinks_and_its_mean_takes_the_constants():
     assert small.fn(sample, *args).shape == (4, 3)
 
 
+@pytest.mark.parametrize("second", [{"w": normal(5, 8, seed=2)}, normal(5, 8, seed=2)])
+def test_parameters_that_are_named_like_the_fields_of_a_state(second):
+    """`mu/w` of the state is that of `w` in `mu`, not that of the parameter `mu/w`."""
+    params = {"w": normal(5, 8), "mu": second, "o": normal(8, 3), "o2": normal(8, 3, seed=5)}
+    params["w"] = params["w"].at[:, [0, 1]].set(0)
+    params["mu"] = jax.tree.map(lambda x: x.at[:, [4, 5, 6]].set(0), second)
+
+    def fn(p, x):
+        (mu,) = jax.tree.leaves(p["mu"])
+        return jnp.sin(x @ p["w"]) @ p["o"] + jnp.sin(x @ mu) @ p["o2"]
+
+    small = bmrpruner.compact(fn, params, normal(4, 5))
+    numbers = jax.tree.map(lambda x: jnp.arange(x.size, dtype=x.dtype).reshape(x.shape), params)
+    state = optax.chain(optax.clip(1.0), optax.adam(0.1)).init(params)
+    adam = state[1][0]._replace(mu=numbers, nu=jax.tree.map(jnp.square, numbers))
+    got = small.shrink((state[0], (adam, *state[1][1:])))[1][0]
+    jax.tree.map(np.testing.assert_array_equal, got.mu, cut(small, numbers))
+    jax.tree.map(np.testing.assert_array_equal, got.nu, jax.tree.map(jnp.square, got.mu))
+    assert [x.shape for x in jax.tree.leaves(got.mu)] == [(5, 5), (6, 3), (5, 3), (5, 6)]
+
+
+def test_the_state_of_some_leaves_is_cut_by_their_names(model):
+    _, params, _, small = model
+    alone = [{"w": True, "b": False}] * 3
+    state = optax.masked(optax.trace(0.9), alone).init(params)
+    shapes = [x.shape for x in jax.tree.leaves(small.shrink(state))]
+    assert shapes == [layer["w"].shape for layer in small.params]
+
+
 def test_a_state_of_another_shape_is_named(model):
     _, params, _, small = model
     state = {"rows": jax.tree.map(lambda x: jnp.zeros(x.shape[0] + 1), params)}
