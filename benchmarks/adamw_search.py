@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
-import sys
 from pathlib import Path
 
 import rich.console
 import rich.progress
-import tyro
 from networks import NETWORKS
 from quality import held_out, probabilities, scores
 from quality_training import ADAMW, Training, make_optimizer, train
+from starting import start
 
 from bmrpruner.study.idx import read_dataset
 
@@ -63,8 +62,4 @@ def main(settings: Settings) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    start(main, Settings)

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,11 +23,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import rich.progress
-import tyro
 from compaction_report import write_report
 from networks import NETWORKS, Network
 from quality import missing, probabilities, scores
 from quality_training import Training, make_optimizer, make_pruner, train
+from starting import start
 
 import bmrpruner
 from bmrpruner import sparsity_types, structure
@@ -204,8 +203,4 @@ def evaluate(model: Model, params: Any, data: Dataset, repeats: int) -> dict[str
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    start(main, Settings)

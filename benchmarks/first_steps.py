@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import optax
 import rich.console
 import rich.table
-import tyro
 from networks import NETWORKS
 from quality_training import ESS
+from starting import start
 
 import bmrpruner
 from bmrpruner.study.idx import read_dataset, standardise
@@ -79,4 +79,4 @@ def train(tx: Any, steps: int, key: jax.Array, images: Any, labels: Any) -> jax.
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    start(main, Settings)

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import optax
 import rich.box
 import rich.console
-import tyro
 from networks import NETWORKS
 from rich.table import Table
+from starting import start
 
 import bmrpruner
 
@@ -102,4 +102,4 @@ def make_run(
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    start(main, Settings)

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,11 +23,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import rich.progress
-import tyro
 from networks import NETWORKS, Network
 from oneshot_report import write_report
 from quality import probabilities, scores
 from quality_training import DENSE, ESS, Training, make_optimizer, make_pruner, train
+from starting import start
 from wide_layers import report_wide
 
 import bmrpruner
@@ -292,8 +291,4 @@ def swept(
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    start(main, Settings)

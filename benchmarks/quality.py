@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,10 +22,10 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import rich.progress
-import tyro
 from networks import NETWORKS, Network
 from quality_report import write_report
 from quality_training import DENSE, ESS, Training, make_optimizer, make_pruner, train
+from starting import start
 
 import bmrpruner
 from bmrpruner import metrics
@@ -268,8 +267,4 @@ def scores(probs: jax.Array, data: Dataset) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    start(main, Settings)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import statistics
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,9 +21,9 @@ import jax.numpy as jnp
 import optax
 import rich.console
 import rich.markdown
-import tyro
 from networks import convolved
 from sklearn.datasets import load_digits
+from starting import start
 
 import bmrpruner
 from bmrpruner import metrics
@@ -211,8 +210,4 @@ NETWORKS = {
 }
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings))
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    start(main, Settings)

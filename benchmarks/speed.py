@@ -21,8 +21,8 @@ import numpy as np
 import optax
 import rich.box
 import rich.console
-import tyro
 from rich.table import Table
+from starting import start
 
 import bmrpruner
 from bmrpruner import selection
@@ -223,4 +223,4 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Settings))
+    start(main, Settings)

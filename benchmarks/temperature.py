@@ -10,7 +10,6 @@ from a file is evaluated on the same 10,000.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +20,10 @@ import optax
 import rich.console
 import rich.progress
 import rich.table
-import tyro
 from networks import NETWORKS
 from quality import held_out
 from quality_training import ESS, Training, make_optimizer, make_pruner, train
+from starting import start
 
 import bmrpruner
 from bmrpruner import files, optimizers
@@ -142,8 +141,4 @@ def accuracy(params: Any, data: Dataset) -> float:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    start(main, Settings)

@@ -18,7 +18,6 @@ import dataclasses
 import functools
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,9 +28,9 @@ import jax.numpy as jnp
 import numpy as np
 import rich.console
 import rich.markdown
-import tyro
 from character_model import Sizes, Text, apply, bits_per_character, read_text, train
 from oneshot import swept
+from starting import start
 
 import bmrpruner
 from bmrpruner import files, metrics, posteriors
@@ -251,8 +250,4 @@ def spread(values: list[float]) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(tyro.cli(Settings))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    start(main, Settings)
