@@ -36,7 +36,7 @@ import bmrpruner
 from bmrpruner import files, metrics, posteriors
 from bmrpruner.files.atomic import atomic_write
 from bmrpruner.posteriors.calibration import layers_of
-from bmrpruner.pruning.layer_by_layer import refit_in_order, without_zeros
+from bmrpruner.pruning.layer_by_layer import refit_in_order
 from bmrpruner.sparsity_types import NByM, Unstructured
 
 Row = dict[str, Any]
@@ -48,7 +48,6 @@ METHODS = {
     "sweep": "SparseGPT's sweep, by layer",
     "obs": "OBS, global",
     "obs_sequential": "OBS, sequential",
-    "obs_in_turn": "OBS, sequential, from the column before",
 }
 
 
@@ -152,19 +151,16 @@ def calibration_batches(seed: int, text: Text, settings: Settings) -> list[np.nd
 
 
 def methods(params: Any, batches: list[Any], settings: Settings) -> list[tuple[str, Callable]]:
-    """What prunes at a sparsity or in the pattern, by name; each computes all that it needs.
-
-    `obs_in_turn` prunes what it made of the sparsity before; the pattern it makes of the dense one.
-    """
+    """What prunes at a sparsity or in the pattern, by name; each computes all that it needs."""
     fn = functools.partial(apply, heads=settings.sizes.heads)
     found = layers_of(fn, params, batches[0])
 
-    def calibrated(network: Any = params) -> Any:
-        return posteriors.from_calibration(found, network, batches)
+    def calibrated() -> Any:
+        return posteriors.from_calibration(found, params, batches)
 
-    def once(make: Any, share: Any, scope: str | None = None, network: Any = params) -> Any:
+    def once(make: Any, share: Any, scope: str | None = None) -> Any:
         pruner = make(**how_much(share), scope=scope, filter_fn=is_linear)
-        return pruner.instant_sparsify(network, posterior=calibrated(network))
+        return pruner.instant_sparsify(params, posterior=calibrated())
 
     def magnitude(share: Any) -> Any:
         pruner = bmrpruner.MagnitudePruning(**how_much(share), filter_fn=is_linear)
@@ -174,22 +170,12 @@ def methods(params: Any, batches: list[Any], settings: Settings) -> list[tuple[s
         is_pattern = share == PATTERN
         return swept(params, calibrated(), **{"pattern" if is_pattern else "sparsity": share})
 
-    def obs(share: Any, network: Any = params) -> Any:
-        scope = "layer" if share == PATTERN else "global"
-        return once(bmrpruner.OBSPruning, share, scope, network)
+    def obs(share: Any) -> Any:
+        return once(bmrpruner.OBSPruning, share, "layer" if share == PATTERN else "global")
 
-    def sequential(share: Any, network: Any = params) -> Any:
-        kind, masks = ALONG_INPUTS if share == PATTERN else Unstructured(), obs(share, network)[1]
-        posterior = calibrated(network)
-        keep = without_zeros(masks, network, posterior)
-        return refit_in_order(found, network, keep, posterior, batches, kind)[0]
-
-    latest = params
-
-    def in_turn(share: Any) -> Any:
-        nonlocal latest
-        latest = sequential(share, params if share == PATTERN else latest)
-        return latest
+    def sequential(share: Any) -> Any:
+        kind = ALONG_INPUTS if share == PATTERN else Unstructured()
+        return refit_in_order(found, params, obs(share)[1], calibrated(), batches, kind)[0]
 
     return [
         ("magnitude", magnitude),
@@ -197,7 +183,6 @@ def methods(params: Any, batches: list[Any], settings: Settings) -> list[tuple[s
         ("sweep", sweep),
         ("obs", lambda share: obs(share)[0]),
         ("obs_sequential", sequential),
-        ("obs_in_turn", in_turn),
     ]
 
 
