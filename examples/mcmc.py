@@ -86,7 +86,7 @@ def study(settings: Settings, problem: Problem, seed: int) -> dict[str, Any]:
     smc = (4, 0, PARTICLES.get(problem.name, FEW))
     sizes = {"nuts": DENSE, "mala": DENSE, "smc": smc}
     with ThreadPoolExecutor(2) as pool:
-        names = ("nuts", *settings.samplers)
+        names = sorted(("nuts", *settings.samplers), reverse=True)  # SMC takes longest
         drawn = pool.map(lambda name: sample(name, problem, ones, key, sizes[name]), names)
         chains = dict(zip(names, drawn, strict=True))
     samplers = {name: diagnostics(problem, chain) for name, chain in chains.items()}
@@ -136,17 +136,13 @@ def study(settings: Settings, problem: Problem, seed: int) -> dict[str, Any]:
 
 def weights_posterior(draws: Any) -> dict[str, Any]:
     """The posterior of the weights, their R-hat, and whether the library warns of symmetry."""
-    _, unravel = bmrpruner.ravel_kept(jax.tree.map(lambda leaf: jnp.asarray(leaf[0, 0]), draws))
-    vectors = jax.vmap(jax.vmap(lambda draw: bmrpruner.ravel_kept(draw)[0]))(draws)
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        posteriors.from_samples(draws["dense_0"]["kernel"])
-    sampled = posteriors.from_samples(vectors)
-    mean, precision = (unravel(v) for v in (sampled.posterior.mean, sampled.posterior.precision))
+        sampled = posteriors.from_samples(draws)
     return {
-        "posterior": bmrpruner.DiagonalGaussian(mean, precision),
-        "rhat": np.asarray(sampled.rhat),
-        "warned": bool(seen),
+        "posterior": sampled.posterior,
+        "rhat": np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(sampled.rhat)]),
+        "warned": any("['dense_0']['kernel']" in str(warning.message) for warning in seen),
     }
 
 
