@@ -22,6 +22,7 @@ def start(module, devices, *args):
     """A process of its own, as the number of devices is fixed when JAX starts."""
     flags = f"--xla_force_host_platform_device_count={devices}"
     env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    env["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "true"  # which compiles in less time
     command = [sys.executable, "-W", "error", "-m", f"tests.sharding.{module}", *map(str, args)]
     return subprocess.Popen(command, env=env, cwd=ROOT)
 
@@ -46,7 +47,6 @@ def test_two_processes_equal_one(tmp_path):
         for process in processes:
             process.kill()
             process.wait()
-    jax.config.update("jax_disable_most_optimizations", False)  # as in these processes
     for name in steps.NAMES[1:]:
         expected = steps.start_and_train(
             steps.wrapped(name), lambda tree: jax.tree.map(jnp.asarray, tree)
