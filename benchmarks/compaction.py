@@ -62,8 +62,8 @@ class Cnn(nn.Module):
 
 
 def cnn(share: float) -> Case:
-    """A convolutional network at batch 32."""
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(32, 28, 28, 1)), "float32")
+    """A convolutional network at batch 128."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(128, 28, 28, 1)), "float32")
     params = Cnn().init(jax.random.key(0), x)
     return Case("CNN 64-128-128, BatchNorm", Cnn().apply, params, (x,), share)
 
