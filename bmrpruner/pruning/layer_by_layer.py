@@ -69,14 +69,15 @@ def refit_in_order(
 
 def without_zeros(masks: PyTree, params: PyTree, posterior: LayerwiseGaussian) -> PyTree:
     """The masks, zero where a layer's weight is zero already: it stays so."""
+    by_key = dict(keyed_leaves(masks))
 
-    def fold(key: Any, mask: Any, leaf: Any) -> Any:
+    def own(key: Any, leaf: Any) -> Any:
+        mask = by_key[key]
         if mask is None or key not in posterior.covered:
             return mask
         return mask * jnp.asarray(leaf != 0, MASK_DTYPE)
 
-    by_key = dict(keyed_leaves(masks))
-    return map_with_key(lambda key, leaf: fold(key, by_key[key], leaf), params)
+    return map_with_key(own, params)
 
 
 def _moved(

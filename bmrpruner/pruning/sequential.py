@@ -66,7 +66,7 @@ def prune_sequentially(
     prior_precision: Any = 1.0,
     report: bool = False,
 ) -> Any:
-    """Prune any trained network in one pass over its layers, from calibration data.
+    """Prune any trained network layer by layer, from calibration data.
 
     What goes is decided as `OBSPruning` of the same `scope` does; then the layers are refitted in
     the order of execution, each with the inputs that it has in the network pruned so far, so that
