@@ -59,7 +59,7 @@ def report(out: Path, problem: Problem, found: Results) -> None:
 def sampler_table(name: str, seeds: list[dict[str, Any]]) -> Table:
     """One line for each sampler, and what the weights say raw and aligned."""
     seconds = seeds[0]["seconds"]
-    title = f"{name}: the whole network, one value for each seed ({seconds:.0f} s in all)"
+    title = f"{name}: the whole network, a value for each seed drawn ({seconds:.0f} s in all)"
     table = Table(title=title, box=rich.box.SIMPLE_HEAD)
     table.add_column("", no_wrap=True)
     quality = list(seeds[0]["rows"][0]["masked"])
@@ -67,7 +67,7 @@ def sampler_table(name: str, seeds: list[dict[str, Any]]) -> Table:
     for column in columns:
         table.add_column(column, justify="right")
     for sampler in seeds[0]["samplers"]:
-        found = [seed["samplers"][sampler] for seed in seeds]
+        found = [seed["samplers"][sampler] for seed in seeds if sampler in seed["samplers"]]
         table.add_row(
             sampler,
             joined(f["max_rhat"] for f in found),
@@ -108,7 +108,7 @@ def pruning_table(name: str, seeds: list[dict[str, Any]]) -> Table:
             cells += [
                 f"{max(c['max_rhat'] for c in chains):.2f}",
                 f"{_mean(chains, 'acceptance'):.2f}",
-                str(sum(c["divergences"] for c in chains)),
+                joined([_sum(chains, "divergences")], 0),
             ]
         else:
             cells += [""] * len(after)
@@ -127,6 +127,12 @@ def _mean(rows: Any, name: str) -> float | None:
     """The mean over the seeds that have a value."""
     values = [row[name] for row in rows if row.get(name) is not None]
     return statistics.mean(values) if values else None
+
+
+def _sum(rows: Any, name: str) -> int | None:
+    """The sum over the seeds that have a value."""
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return sum(values) if values else None
 
 
 def _change(masked: Any, again: Any, name: str) -> str:

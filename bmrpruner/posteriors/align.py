@@ -12,7 +12,7 @@ from bmrpruner._leaves import check_draws, flatten, is_concrete
 from bmrpruner._tree import Key, PyTree, is_array, join, leaf_keys
 
 _MOST_SWEEPS = 30
-_LEAST_GROWTH = 1e-3  # of the mean's squared length, in a sweep that is followed by another
+_LEAST_GROWTH = 3e-3  # of the mean's squared length, in a sweep that is followed by another
 
 
 class _Layer(NamedTuple):
@@ -29,8 +29,8 @@ def align_units(draws: PyTree, groups: Sequence[Any], odd: bool = False) -> PyTr
     tanh, when the signs of all weights of a unit are flipped. Chains that mix visit all these
     copies, so that means and variances of single weights say nothing about the units. Each draw's
     units are matched to those of the mean draw by the Hungarian method, layer by layer, and again
-    until the mean draw's squared length grows by less than a thousandth; the first reference is the
-    last draw. What a draw computes stays the same, up to the rounding of sums in another order.
+    until the mean draw's squared length grows by less than .3 %; the first reference is the last
+    draw. What a draw computes stays the same, up to the rounding of sums in another order.
 
     Args:
       draws: A tree of floating arrays `[chain, draw, *shape]`, alike in the first two axes. Leaves

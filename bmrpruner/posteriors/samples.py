@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from bmrpruner._leaves import check_draws, flatten, is_concrete, widen
 from bmrpruner._tree import PyTree, is_array
@@ -105,11 +106,13 @@ def from_samples(draws: PyTree, prior_precision: PyTree = 1.0) -> SampledPosteri
 
 
 def _warn_if_symmetric(path: str, mean: Any, precision: Any, rhat: Any) -> None:
-    varied = jnp.isfinite(precision)
-    if jnp.sum(varied) < _FEW_WEIGHTS:
+    # In NumPy: what is varied has another size for each leaf, and would be compiled for each.
+    mean, precision, rhat = (np.asarray(x) for x in (mean, precision, rhat))
+    varied = np.isfinite(precision)
+    if np.sum(varied) < _FEW_WEIGHTS:
         return
-    typical_rhat = jnp.median(rhat[varied])
-    typical_snr = jnp.median((jnp.abs(mean) * jnp.sqrt(precision))[varied])
+    typical_rhat = np.median(rhat[varied])
+    typical_snr = np.median((np.abs(mean) * np.sqrt(precision))[varied])
     if typical_rhat < _LOW_RHAT and typical_snr < _NO_SIGNAL:
         warnings.warn(
             f"draws{path}: the chains agree (median R-hat {typical_rhat:.3f}), and the weights' "

@@ -14,6 +14,7 @@ pytest.importorskip("blackjax")
 sys.path.insert(0, str(EXAMPLES))
 import mcmc
 import mcmc_data
+import mcmc_evaluation
 import mcmc_sampling
 
 pytestmark = pytest.mark.slow
@@ -115,11 +116,10 @@ def test_all_samplers_agree_and_pruned_weights_are_zero():
 def test_a_network_that_is_not_the_pruned_one_is_noticed():
     draws = {name: {"kernel": jnp.ones((1, 2, 2, 2))} for name in ("dense_0", "dense_1")}
     dense = jnp.ones((1, 2, 3))
-    rule = mcmc.RULES[0]
     with pytest.raises(RuntimeError, match=r"counted 0\.0000, not 0\.5"):
-        mcmc.check_pruned(rule, 0.5, draws, dense + 1, dense)
+        mcmc_evaluation.check_pruned("SNR", 0.5, draws, dense + 1, dense)
     with pytest.raises(RuntimeError, match="did not change the predictions"):
-        mcmc.check_pruned(rule, 0.0, draws, dense, dense)
+        mcmc_evaluation.check_pruned("SNR", 0.0, draws, dense, dense)
 
 
 @pytest.mark.parametrize(
