@@ -107,12 +107,12 @@ def from_samples(draws: PyTree, prior_precision: PyTree = 1.0) -> SampledPosteri
 
 def _warn_if_symmetric(path: str, mean: Any, precision: Any, rhat: Any) -> None:
     # In NumPy: what is varied has another size for each leaf, and would be compiled for each.
-    mean, precision, rhat = (np.asarray(x) for x in (mean, precision, rhat))
     varied = np.isfinite(precision)
     if np.sum(varied) < _FEW_WEIGHTS:
         return
-    typical_rhat = np.median(rhat[varied])
-    typical_snr = np.median((np.abs(mean) * np.sqrt(precision))[varied])
+    mean, precision, rhat = (np.asarray(x)[varied] for x in (mean, precision, rhat))
+    typical_rhat = np.median(rhat)
+    typical_snr = np.median(np.abs(mean) * np.sqrt(precision))
     if typical_rhat < _LOW_RHAT and typical_snr < _NO_SIGNAL:
         warnings.warn(
             f"draws{path}: the chains agree (median R-hat {typical_rhat:.3f}), and the weights' "

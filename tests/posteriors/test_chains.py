@@ -83,3 +83,10 @@ def test_no_warning_of_aligned_units_of_chains_apart_of_predictions_or_under_jit
     from_samples(draws["kernel"].reshape(4, 500, -1))  # predictions, for all that it can tell
     jax.jit(from_samples)(draws)
     from_samples(draws["kernel"][..., :2, :3])  # six weights tell too little
+
+
+def test_weights_that_are_pruned_in_all_draws_do_not_count():
+    draws = symmetric(np.random.default_rng(3))
+    with pytest.warns(UserWarning, match=r"draws\['kernel'\]") as seen:
+        from_samples(draws | {"kernel": draws["kernel"] * np.repeat([1, 0], [5, 1])})
+    assert len(seen) == 1
