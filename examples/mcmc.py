@@ -92,18 +92,26 @@ class Sizes(NamedTuple):
     again: tuple[str, tuple[int, ...]] = ("hmc", (4, 100, 150))  # for the pruned networks
 
 
+SMALL = Sizes()
 LARGE = Sizes(nuts=(4, 200, 400), mala=(4, 200, 400), smc=(4, 0, 32))
-FEWEST = Sizes((4, 150, 300), (4, 150, 300), (4, 0, 16), ("hmc", (4, 60, 100)))
+LARGEST = Sizes((4, 100, 200), (4, 100, 200), (4, 0, 16), ("hmc", (4, 50, 80)))
 # Where no chain gets from one mode to the others.
 BY_SMC = Sizes(again=("smc", (4, 0, 32)))
-SIZES = {"lazer": BY_SMC, "sunspots": BY_SMC, "abalone": FEWEST, "ionosphere": LARGE}
+SIZES = {
+    "iris": SMALL,
+    "diabetes": SMALL,
+    "lazer": BY_SMC,
+    "sunspots": BY_SMC,
+    "abalone": LARGEST,
+    "ionosphere": LARGE,
+}
 
 
 def begin(problem: Problem, seed: int, names: tuple[str, ...], pool: Executor) -> Drawn:
     """Let samplers draw the whole network: what comes are chains and their diagnostics."""
 
     def draw(sampler: str) -> tuple[Chains, dict[str, Any]]:
-        sizes = SIZES.get(problem.name, Sizes())
+        sizes = SIZES[problem.name]
         ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, jnp.uint8), init(problem))
         key = jax.random.key(seed)
         chain = sample(sampler, problem, ones, key, getattr(sizes, sampler))
@@ -131,14 +139,14 @@ def study(
     draws = {"raw": raw, "aligned": posteriors.align_units(raw, UNITS, odd=True)}
     found = {name: weights_posterior(weights) for name, weights in draws.items()}
     dense = predictions(problem, raw)
-    sizes = SIZES.get(problem.name, Sizes())
+    sizes = SIZES[problem.name]
 
     def row(rule: Rule, masks: Any) -> dict[str, Any]:
         chain = reduced = None
         if rule.draws == "aligned":
             sampler, size = sizes.again
             chain = reduced = sample(sampler, problem, masks, key, size)
-        if rule.name == "BMR" and "smc" in chains and problem.name not in SIZES:
+        if rule.name == "BMR" and "smc" in chains and sizes == SMALL:
             reduced = sample("smc", problem, masks, key, sizes.smc)
         made = make_row(problem, rule, masks, draws[rule.draws], chain, dense)
         if "smc" in chains and reduced is not None and reduced.log_evidence is not None:
