@@ -30,7 +30,7 @@ fi
 
 if [[ ${1:-} == test ]]; then
   shift
-  # XLA's older emitters, where it still has them, compile the many small programs in half the time.
+  # XLA's older emitters, where it still has them, compile the many small programs in less time.
   quick="${XLA_FLAGS:-} --xla_cpu_use_fusion_emitters=false"
   if XLA_FLAGS=$quick "$venv/bin/python" -c 'import jax; jax.devices()' &>/dev/null; then export XLA_FLAGS=$quick; fi
   exec "$venv/bin/python" -m pytest --numprocesses 2 "$@"
