@@ -1,8 +1,9 @@
 """How much smaller and faster compacted models are: shapes, FLOPs, milliseconds, bytes.
 
-Every model is pruned at random to the share of units in the table, in all groups at once, and then
-compacted. Both functions are timed in one run, in turns; beside the perceptrons a third one, which
-was written with the small widths. Run: python benchmarks/compaction.py
+Every model is pruned at random to the share of units in the table, in each group or, where widths
+are multiples, over all of them, and then compacted. Both functions are timed in one run, in turns;
+beside the perceptrons a third one, which was written with the small widths.
+Run: python benchmarks/compaction.py
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from flax import linen as nn
 
 import bmrpruner
 from bmrpruner._tree import keyed_leaves
+from bmrpruner.sparsity_types import Group
 from bmrpruner.study.shrinking import milliseconds
 
 
@@ -30,10 +32,11 @@ class Case(NamedTuple):
     params: Any
     args: tuple[Any, ...]
     share: float
+    multiple: int = 1  # of which each width is one
     written_small: Callable[..., Any] | None = None  # of the small parameters
 
 
-def mlp(widths: tuple[int, ...], share: float) -> Case:
+def mlp(widths: tuple[int, ...], share: float, multiple: int = 1) -> Case:
     """A perceptron at batch 128."""
     rng = np.random.default_rng(0)
     params = [
@@ -47,7 +50,7 @@ def mlp(widths: tuple[int, ...], share: float) -> Case:
         return x @ params[-1]["w"] + params[-1]["b"]
 
     x = jnp.asarray(rng.normal(size=(128, widths[0])), "float32")
-    return Case(f"MLP {'-'.join(map(str, widths))}", fn, params, (x,), share, fn)
+    return Case(f"MLP {'-'.join(map(str, widths))}", fn, params, (x,), share, multiple, fn)
 
 
 class Cnn(nn.Module):
@@ -93,9 +96,14 @@ def transformer(share: float) -> Case:
 
 def pruned(case: Case) -> Any:
     """Parameters of which a random share of the units of every group is zero."""
+    groups = bmrpruner.dependency_groups(case.fn, case.params, *case.args)
+    if case.multiple > 1:
+        kind = Group(groups, multiple=case.multiple)
+        pruner = bmrpruner.RandomPruning(sparsity=case.share, sparsity_type=kind)
+        return pruner.instant_sparsify(case.params)[0]
     rng = np.random.default_rng(1)
     arrays = {key: np.array(leaf) for key, leaf in keyed_leaves(case.params)}
-    for group in bmrpruner.dependency_groups(case.fn, case.params, *case.args):
+    for group in groups:
         if group.frozen is None and group.size > 1:
             dead = rng.permutation(group.size)[: round(case.share * group.size)]
             for key, axis, rows in group.members:
@@ -119,8 +127,10 @@ def row(case: Case, repeats: int) -> str:
         runs.append(lambda: written(small.params, *case.args))
     before, after, *others = milliseconds(runs, repeats)
     r = small.report
+    widths = f", multiples of {case.multiple}" if case.multiple > 1 else ""
     return (
-        f"| {case.name}, {case.share:.0%} of units | {r.parameters[0]:,} → {r.parameters[1]:,} "
+        f"| {case.name}, {case.share:.0%} of units{widths} "
+        f"| {r.parameters[0]:,} → {r.parameters[1]:,} "
         f"| {r.bytes[0] / 1e6:.2f} → {r.bytes[1] / 1e6:.2f} | {r.flops[0] / r.flops[1]:.1f} × "
         f"| {before:.2f} → {after:.2f} | {before / after:.1f} × "
         f"| {''.join(f'{before / other:.1f} ×' for other in others)} | {error:.0e} |"
@@ -136,6 +146,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|")
     cases = [
         mlp((784, 300, 100, 10), 0.9),
+        mlp((784, 300, 100, 10), 0.9, multiple=16),
         mlp((784, 1024, 1024, 10), 0.9),
         cnn(0.75),
         cnn(0.5),

@@ -60,6 +60,14 @@ def check_cost(cost: Any) -> None:
         raise ValueError(f"cost: expected a leaf that costs something, got {dict(cost)}.")
 
 
+def check_multiple(multiple: Any) -> None:
+    """Raise a TypeError or a ValueError unless `multiple` is an integer of at least 1."""
+    if isinstance(multiple, bool) or not isinstance(multiple, int | np.integer):
+        raise TypeError(f"multiple: expected an integer >= 1, got {multiple!r}.")
+    if multiple < 1:
+        raise ValueError(f"multiple: expected an integer >= 1, got {multiple}.")
+
+
 def by_leaf(group: Any) -> dict[Key, dict[int, np.ndarray]]:
     """What the units of a group own: for each leaf the indices of each axis, (size, k)."""
     found: dict[Key, dict[int, list[np.ndarray]]] = {}

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bmrpruner import _groups
+from bmrpruner import _groups, selection
 from bmrpruner._dependency import cost_shares
 from bmrpruner._masks import MASK_DTYPE
 from bmrpruner._tree import PyTree, map_leaves
@@ -27,7 +27,10 @@ class PooledLeaves:
 
     Attributes:
       scores: For each leaf an array with a score for each group.
+      multiple: How many go at once.
     """
+
+    multiple = 1
 
     def __init__(self, updater: Any, scores: PyTree):
         self._kind, self._tree = updater.sparsity_type, scores
@@ -36,6 +39,10 @@ class PooledLeaves:
     def fewest(self, cap: Any) -> jax.Array:
         """How many groups stay at least where a fraction `cap` may go."""
         return _fewest(sum(score.size for score in self.scores), cap)
+
+    def best(self, count: Any) -> list[jax.Array]:
+        """Which groups stay if the best `count` do."""
+        return selection.top_masks_jointly(self.scores, count)
 
     def masks(self, kept: list[jax.Array]) -> PyTree:
         """The masks of all weights, from one entry for each group."""
@@ -50,10 +57,11 @@ class PooledLeaves:
 
 
 class PooledUnits:
-    """Units of dependency groups, of which the best of each group has the score +inf.
+    """Units of dependency groups; those of the first bundle of each group have the score +inf.
 
     Attributes:
-      scores: One array with a score for each unit.
+      scores: One array with a score for each unit, that of the bundle with which it goes.
+      multiple: How many units make a bundle.
     """
 
     def __init__(self, updater: Any, scores: PyTree):
@@ -62,22 +70,29 @@ class PooledUnits:
         self._costs = None if kind.cost == "units" else cost_shares(kind.cost, scores)
         compared = map_leaves(lambda s: None if s is None else updater._comparable(s), scores)
         own = updater._unit_scores(compared, self._units.add_up)
-        self.scores = [self._units.protect(own)]
+        self._ranking = self._units.ranking(own)
+        self.scores, self.multiple = [self._ranking.scores], kind.multiple
 
     def most(self, sparsity: Any) -> jax.Array:
-        """How many units may stay where a fraction `sparsity` of the cost is to go."""
+        """How many units may stay, in whole bundles, where a share `sparsity` is to go."""
         sparsity, units = jnp.asarray(sparsity, jnp.float32), self._units
         if self._costs is None:
-            return jnp.maximum(keep_count(units.count, sparsity), units.groups)
-        most = units.most_within(self.scores[0], 1 - sparsity, self._costs)
-        return jnp.where(sparsity == 0, units.count, jnp.maximum(most, units.groups))
+            most = keep_count(units.count, sparsity)
+        else:
+            most = units.most_within(self._ranking.ranks, 1 - sparsity, self._costs)
+            most = jnp.where(sparsity == 0, units.count, most)
+        return units.whole(self._ranking, most)
 
     def fewest(self, cap: Any) -> jax.Array:
         """How many units stay at least where a fraction `cap` of the cost may go."""
         if self._costs is None:
             return _fewest(self._units.count, cap)
         share = 1 - jnp.asarray(cap, jnp.float32)
-        return self._units.fewest_with(self.scores[0], share, self._costs)
+        return self._units.fewest_with(self._ranking.ranks, share, self._costs)
+
+    def best(self, count: Any) -> list[jax.Array]:
+        """Which units stay if the best `count` do, and those with which they go or stay."""
+        return [self._units.best(self._ranking, count)]
 
     def masks(self, kept: list[jax.Array]) -> PyTree:
         """The masks of all weights that a unit owns, from one entry for each unit."""

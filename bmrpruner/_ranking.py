@@ -79,7 +79,7 @@ def _unit_masks(updater: Any, scores: PyTree, sparsity: Any) -> PyTree:
     pool = PooledUnits(updater, scores)
     if updater.threshold is not None:
         return pool.masks([pool.scores[0] > updater._lowest_kept_score])
-    return pool.masks(selection.top_masks_jointly(pool.scores, pool.most(sparsity)))
+    return pool.masks(pool.best(pool.most(sparsity)))
 
 
 def _layer_mask(updater: Any, sparsity: Any, score: Any) -> Any:

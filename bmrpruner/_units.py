@@ -20,6 +20,14 @@ from bmrpruner._tree import Key, PyTree, keyed_leaves, map_with_key
 _ROUNDING = 1e-6
 
 
+class Ranking(NamedTuple):
+    """How all units are ranked: (count,) each."""
+
+    scores: jax.Array  # of the bundle that a unit is in
+    bundles: jax.Array  # the number of that bundle
+    ranks: jax.Array  # from 0 for the best, a bundle's units one after the other
+
+
 class _Axis(NamedTuple):
     """What the units of one group own of an axis of a leaf."""
 
@@ -44,23 +52,28 @@ class Units:
     Args:
       groups: `structure.Group`s.
       shapes: The shapes of all leaves of a tree, None for what is no array.
+      multiple: How many units of a group make a bundle, which stays or goes as one.
 
     Attributes:
       count: How many units there are.
-      groups: How many groups they belong to.
 
     Raises:
       ValueError: If a group names a leaf, an axis or an index that is not there.
     """
 
-    def __init__(self, groups: Sequence[Any], shapes: Mapping[Key, Any]):
+    def __init__(self, groups: Sequence[Any], shapes: Mapping[Key, Any], multiple: int = 1):
         free = [group for group in groups if group.frozen is None]
-        sizes = [group.size for group in free]
-        self.count, self.groups = sum(sizes), len(free)
-        self._family = np.repeat(np.arange(self.groups, dtype=np.int32), sizes)
+        sizes = np.array([group.size for group in free], np.int32)
+        bundles = -(-sizes // multiple)
+        self.count, self._multiple = int(sizes.sum()), multiple
+        self._family = np.repeat(np.arange(len(free), dtype=np.int32), sizes)
+        self._first_units, self._first_bundles = (
+            np.cumsum(n, dtype=np.int32) - n for n in (sizes, bundles)
+        )
+        self._bundle_count = int(bundles.sum())
         self._shapes = owned_shapes(groups, shapes)
         self._axes: dict[Key, list[list[_Axis]]] = {key: [] for key in self._shapes}
-        for group, first in zip(free, np.cumsum([0, *sizes]), strict=False):
+        for group, first in zip(free, self._first_units, strict=True):
             for key, axes in by_leaf(group).items():
                 owned = [_Axis(int(first), axis, indices) for axis, indices in axes.items()]
                 self._axes[key].append(owned)
@@ -90,16 +103,45 @@ class Units:
         return jnp.where(remains, total, jnp.full_like(total, -jnp.inf))
 
     @_compiled
-    def protect(self, scores: jax.Array) -> jax.Array:
-        """The scores, +inf for the best unit of each group and lower for all others."""
-        ranks = self.ranks(scores)
-        best = jax.ops.segment_min(ranks, self._family, self.groups)[self._family]
-        others = jnp.minimum(scores, jnp.finfo(scores.dtype).max)
-        return jnp.where(ranks == best, jnp.full_like(scores, jnp.inf), others)
+    def ranking(self, scores: jax.Array) -> Ranking:
+        """Put the units of each group in order, bundle them from the best on, and rank bundles.
 
-    def ranks(self, scores: jax.Array) -> jax.Array:
-        """The rank of each unit, from 0 for the best; of equal ones the earlier is better."""
-        return jnp.argsort(jnp.argsort(~selection.order_key(scores)))
+        A bundle's score is the mean of its units', but +inf for the first bundle of each group and
+        lower for all others. Units that are gone keep -inf, but for the best of its group.
+
+        Args:
+          scores: One for each unit, -inf if it is gone: (count,).
+        """
+        order = jnp.lexsort((~selection.order_key(scores), self._family))
+        place = jnp.argsort(order) - jnp.asarray(self._first_units[self._family])
+        bundles = jnp.asarray(self._first_bundles[self._family]) + place // self._multiple
+        gone, highest = jnp.isneginf(scores), jnp.finfo(scores.dtype).max
+        present = self._by_bundle(jax.ops.segment_sum, (~gone).astype(scores.dtype), bundles)
+        parts = jnp.where(gone, 0, jnp.minimum(scores, highest) / present)  # no sum overflows
+        ranked = jnp.minimum(self._by_bundle(jax.ops.segment_sum, parts, bundles), highest)
+        ranked = jnp.where(gone, jnp.full_like(ranked, -jnp.inf), ranked)
+        stays = place < jnp.where(gone, 1, self._multiple)
+        ranked = jnp.where(stays, jnp.full_like(ranked, jnp.inf), ranked)
+        ranks = jnp.argsort(jnp.lexsort((bundles, ~selection.order_key(ranked))))
+        return Ranking(ranked, bundles, ranks)
+
+    @_compiled
+    def best(self, ranking: Ranking, count: Any) -> jax.Array:
+        """Whether each unit is one of the best `count`, or left of a bundle that has one."""
+        keep = ranking.ranks < count
+        begun = self._by_bundle(jax.ops.segment_max, keep.astype(jnp.int32), ranking.bundles)
+        return keep | ((begun == 1) & ~jnp.isneginf(ranking.scores))
+
+    @_compiled
+    def whole(self, ranking: Ranking, count: Any) -> jax.Array:
+        """How many of the best `count` units are in bundles that are all among them.
+
+        The first bundle of each group counts in any case.
+        """
+        keep = (ranking.ranks < count) | jnp.isposinf(ranking.scores)
+        in_full = (keep | jnp.isneginf(ranking.scores)).astype(jnp.int32)
+        complete = self._by_bundle(jax.ops.segment_min, in_full, ranking.bundles)
+        return jnp.sum(keep & (complete == 1), dtype=jnp.int32)
 
     def masks(self, keep: jax.Array, tree: PyTree) -> PyTree:
         """Masks of what stays: the weights of which no owner goes.
@@ -114,18 +156,17 @@ class Units:
         masks = self._masks(keep)
         return map_with_key(lambda key, leaf: sharded_like(masks.get(key), leaf), tree)
 
-    def most_within(self, scores: jax.Array, share: Any, costs: dict[Term, float]) -> jax.Array:
+    def most_within(self, ranks: jax.Array, share: Any, costs: dict[Term, float]) -> jax.Array:
         """How many of the best units together have at most a share of the cost; see `_share`."""
-        return self._first_above(scores, share + _ROUNDING, costs) - 1
+        return self._first_above(ranks, share + _ROUNDING, costs) - 1
 
-    def fewest_with(self, scores: jax.Array, share: Any, costs: dict[Term, float]) -> jax.Array:
+    def fewest_with(self, ranks: jax.Array, share: Any, costs: dict[Term, float]) -> jax.Array:
         """How many of the best units together have at least a share of the cost; see `_share`."""
-        return jnp.minimum(self._first_above(scores, share - _ROUNDING, costs), self.count)
+        return jnp.minimum(self._first_above(ranks, share - _ROUNDING, costs), self.count)
 
     @_compiled
-    def _first_above(self, scores: jax.Array, share: Any, costs: dict[Term, float]) -> jax.Array:
+    def _first_above(self, ranks: jax.Array, share: Any, costs: dict[Term, float]) -> jax.Array:
         """The least number of best units with more than a share; one more than all if none."""
-        ranks = self.ranks(scores)
 
         def halve(_: Any, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             low, high = ends
@@ -172,12 +213,16 @@ class Units:
     @_compiled
     def _total(self, leaves: dict[Key, jax.Array]) -> jax.Array:
         """The sum over what each unit owns of some leaves, or of booleans whether any is true."""
-        sums: list[list[jax.Array]] = [[] for _ in range(self.groups)]
+        sums: list[list[jax.Array]] = [[] for _ in self._first_units]
         for key, groups in self._axes.items():
             for axes in groups:
                 own = gathered(functools.partial(_over_members, axes), leaves[key])
                 sums[self._family[axes[0].first]].append(own)
         return jnp.concatenate([functools.reduce(jnp.add, parts) for parts in sums])
+
+    def _by_bundle(self, reduce: Any, values: jax.Array, bundles: jax.Array) -> jax.Array:
+        """What a sum or the like over a unit's bundle comes to, for each unit."""
+        return reduce(values, bundles, self._bundle_count)[bundles]
 
     def _alive(self, key: Key, keep: jax.Array) -> Iterator[tuple[int, jax.Array]]:
         """For each axis of a leaf that units own a part of, which indices stay."""
@@ -196,7 +241,7 @@ def units_of(kind: Any, tree: PyTree) -> Units:
 
 @functools.lru_cache(maxsize=32)
 def _units_of(kind: Any, shapes: tuple[tuple[Key, Any], ...]) -> Units:
-    return Units(kind.groups, dict(shapes))
+    return Units(kind.groups, dict(shapes), kind.multiple)
 
 
 def _over_members(axes: list[_Axis], values: jax.Array) -> jax.Array:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from bmrpruner._dependency import check_cost, check_groups
+from bmrpruner._dependency import check_cost, check_groups, check_multiple
 
 __all__ = [
     "Block",
@@ -102,11 +102,15 @@ class Group:
         cost. A weight that units of two groups own is counted once. A frozenset of pairs of a key
         path and an axis, in place of a key path, gives the cost of what gets smaller with these
         axes alone.
+      multiple: How many units of a group stay or go at once, as hardware is fast at widths that are
+        multiples of 8, 16 or 128. The units of each group are taken so many at a time from the best
+        on, and ranked by their mean; the first of each group always stay, and the last are fewer
+        where its size is no multiple. A share of the cost is reached or exceeded.
 
     Raises:
-      TypeError: If `groups` or `cost` is of another type.
-      ValueError: If all groups are frozen, units of one group own the same index, or a cost is
-        impossible.
+      TypeError: If `groups`, `cost` or `multiple` is of another type.
+      ValueError: If all groups are frozen, units of one group own the same index, a cost is
+        impossible, or `multiple` is less than 1.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -125,6 +129,7 @@ class Group:
 
     groups: Sequence[Any]
     cost: str | Mapping[Any, float] = "units"
+    multiple: int = 1
 
     def __post_init__(self) -> None:
         if not isinstance(self.groups, Sequence) or isinstance(self.groups, str):
@@ -134,11 +139,13 @@ class Group:
         object.__setattr__(self, "groups", tuple(self.groups))
         check_groups(self.groups)
         check_cost(self.cost)
+        check_multiple(self.multiple)
 
     def __repr__(self) -> str:
         units = sum(group.size for group in self.groups if group.frozen is None)
         cost = self.cost if isinstance(self.cost, str) else "mapping"
-        return f"Group({len(self.groups)} groups, {units} units, cost={cost!r})"
+        size = f"{len(self.groups)} groups, {units} units"
+        return f"Group({size}, cost={cost!r}, multiple={self.multiple})"
 
 
 SparsityType = Unstructured | Block | NByM | Channel

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from bmrpruner import selection
 from bmrpruner._checks import check_positive
 from bmrpruner._masks import as_plain, pack_tree
 from bmrpruner._pooled import pooled
@@ -130,14 +129,14 @@ class AdaptiveBMR(BMRPruning):
         left = _count(alive)
         qualified = _count([evidence >= log_odds for evidence in delta_f])
         bound = jnp.ceil(max_share * left.astype(jnp.float32)).astype(jnp.int32)
+        bound = jnp.maximum(bound, pool.multiple)
         room = jnp.maximum(left - jnp.maximum(pool.fewest(cap), 1), 0)
-        pruned = jnp.minimum(jnp.minimum(qualified, bound), room)
-
-        kept = selection.top_masks_jointly(pool.scores, left - pruned)
+        kept = pool.best(left - jnp.minimum(jnp.minimum(qualified, bound), room))
+        goes = [a & (keep == 0) for a, keep in zip(alive, kept, strict=True)]
         nats = jnp.zeros([], jnp.float32)
-        for a, keep, evidence in zip(alive, kept, delta_f, strict=True):
-            nats += jnp.sum(jnp.where(a & (keep == 0), evidence, 0), dtype=jnp.float32)
-        return pool.masks(kept), (log_odds, qualified, pruned, nats)
+        for gone, evidence in zip(goes, delta_f, strict=True):
+            nats += jnp.sum(jnp.where(gone, evidence, 0), dtype=jnp.float32)
+        return pool.masks(kept), (log_odds, qualified, _count(goes), nats)
 
 
 def _left(mask: Any, score: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ import numpy as np
 
 from bmrpruner import oneshot
 from bmrpruner._checks import check_sparsity
+from bmrpruner._dependency import check_multiple
 from bmrpruner._masks import MASK_DTYPE
 from bmrpruner._tree import Key, PyTree, join, keyed_leaves, map_with_key
 from bmrpruner.posteriors import LayerwiseGaussian
@@ -20,12 +21,12 @@ from bmrpruner.pruning.layer_by_layer import refit_in_order, without_zeros
 from bmrpruner.structure.groups import Group, dependency_groups
 
 
-class _Unit(NamedTuple):
-    """A unit that may go, and its cost by weight, nats per example."""
+class _Bundle(NamedTuple):
+    """Units of a group that may go at once, and their mean cost by weight, nats per example."""
 
     cost: float
     group: int
-    number: int
+    units: tuple[int, ...]
 
 
 def prune_units(
@@ -37,6 +38,7 @@ def prune_units(
     damping: float = 0.01,
     key: Any = None,
     loss: str | Callable[..., Any] = "softmax",
+    multiple: int = 1,
 ) -> tuple[PyTree, PyTree]:
     """Remove whole units of a trained network, and refit what stays layer by layer.
 
@@ -53,6 +55,7 @@ def prune_units(
       damping: λ over the mean variance of a layer's inputs.
       key: JAX key for random signs.
       loss: As in `posteriors.from_calibration`.
+      multiple: How many units of a group go at once, as in `sparsity_types.Group`.
 
     Returns:
       The refitted parameters and masks for all leaves that units have a part in.
@@ -70,6 +73,7 @@ def prune_units(
       4
     """
     check_sparsity("sparsity", sparsity)
+    check_multiple(multiple)
     batches = repeatable(batches)
     first = peeked("batches", batches)[0]
     found = layers_of(fn, params, first)
@@ -84,10 +88,13 @@ def prune_units(
             "whole.",
             stacklevel=2,
         )
-    units = sorted(unit for i, cost in enumerate(costs) for unit in _ranked(i, groups[i], cost))
-    if not units:
-        raise ValueError("fn: expected units that can go, got none.")
-    masks = _masks(params, groups, units, sparsity)
+    read = {i: cost for i, cost in enumerate(costs) if cost is not None}
+    bundles = sorted(b for i, cost in read.items() for b in _bundles(i, cost, multiple))
+    if not bundles:
+        raise ValueError(
+            f"fn: expected units that can go, got none beside the {multiple} that each group keeps."
+        )
+    masks = _masks(params, {i: groups[i] for i in read}, bundles, sparsity)
     keep = without_zeros(masks, params, posterior)
     return refit_in_order(found, params, keep, posterior, batches)[0], masks
 
@@ -124,29 +131,30 @@ def _costs(group: Group, found: Any, params: PyTree, posterior: LayerwiseGaussia
     )
 
 
-def _ranked(number: int, group: Group, costs: Any) -> list[_Unit]:
-    """The units of a group that may go: all but the one of highest cost."""
-    if costs is None:
-        return []
-    order = np.argsort(costs, kind="stable")[:-1]
-    return [_Unit(float(costs[u]), number, int(u)) for u in order]
+def _bundles(group: int, costs: Any, multiple: int) -> Iterator[_Bundle]:
+    """What may go of a group: all but the units of highest cost, `multiple` at a time."""
+    order = np.argsort(-costs, kind="stable")
+    for first in range(multiple, len(order), multiple):
+        units = order[first : first + multiple]
+        yield _Bundle(float(costs[units].mean()), group, tuple(map(int, units)))
 
 
-def _masks(params: PyTree, groups: list[Group], units: list[_Unit], sparsity: float) -> PyTree:
-    """Masks without the first units, as few as leave no more weights than the sparsity says."""
-    used = {unit.group for unit in units}
-    keys = {key for i in used for key, _, _ in groups[i].members}
+def _masks(
+    params: PyTree, groups: dict[int, Group], bundles: list[_Bundle], sparsity: float
+) -> PyTree:
+    """Masks without the first bundles, as few as leave no more weights than the sparsity says."""
+    keys = {key for group in groups.values() for key, _, _ in group.members}
     shapes = {key: leaf.shape for key, leaf in keyed_leaves(params) if key in keys}
     size = sum(math.prod(shape) for shape in shapes.values())
 
     def without(count: int) -> dict[Key, np.ndarray]:
         masks = {key: np.ones(shape, MASK_DTYPE) for key, shape in shapes.items()}
-        for unit in units[:count]:
-            for key, axis, indices in groups[unit.group].members:
-                np.moveaxis(masks[key], axis, 0)[indices[unit.number]] = 0
+        for bundle in bundles[:count]:
+            for key, axis, indices in groups[bundle.group].members:
+                np.moveaxis(masks[key], axis, 0)[indices[list(bundle.units)]] = 0
         return masks
 
-    least, most = 0, len(units)
+    least, most = 0, len(bundles)
     while least < most:
         middle = (least + most) // 2
         zeros = sum(int((mask == 0).sum()) for mask in without(middle).values())

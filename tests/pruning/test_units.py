@@ -65,7 +65,23 @@ def test_the_units_cost_less_than_those_of_smallest_norm():
     assert errors[0] < 0.5 * errors[1]
 
 
+def test_units_that_go_four_at_a_time():
+    """The least that removes half of the weights: two of the three bundles of four."""
+    masks = prune_units(mlp, PARAMS, [INPUTS], 0.5, loss="regression", multiple=4)[1]
+    one_by_one = prune_units(mlp, PARAMS, [INPUTS], 0.6, loss="regression")[1]
+    assert masks["dense_0"]["bias"].sum() == 4
+    jax.tree.map(np.testing.assert_array_equal, masks, one_by_one)
+    five = prune_units(mlp, PARAMS, [INPUTS], 0.1, loss="regression", multiple=5)[1]
+    assert five["dense_0"]["bias"].sum() == 10, "of 5, 5 and 2 units"
+    every = prune_units(mlp, PARAMS, [INPUTS], 1.0, loss="regression", multiple=5)[1]
+    assert every["dense_0"]["bias"].sum() == 5
+
+
 def test_what_has_no_units_is_named():
+    with pytest.raises(ValueError, match=r"fn: expected units .* none beside the 12 that each"):
+        prune_units(mlp, PARAMS, [INPUTS], 0.5, loss="regression", multiple=12)
+    with pytest.raises(ValueError, match="multiple: expected an integer >= 1, got 0"):
+        prune_units(mlp, PARAMS, [INPUTS], 0.5, loss="regression", multiple=0)
     with pytest.raises(ValueError, match="fn: expected units that can go, got none"):
         prune_units(
             lambda p, x: x @ p["w"], {"w": jnp.ones((6, 3))}, [INPUTS], 0.5, loss="regression"

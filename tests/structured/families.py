@@ -59,7 +59,13 @@ UNITS = [(g, u) for g, group in enumerate(GROUPS) if not group.frozen for u in r
 FLOPS = {("mlp", "k1"): 1, ("conv", "kernel"): 16.0, ("conv", "dense"): 1, ("mlp", "k3"): 1}
 
 COSTS = {"units": "units", "parameters": "parameters", "flops": FLOPS}
+MULTIPLES = (1, 2, 3)
 KINDS = {name: sparsity_types.Group(GROUPS, cost) for name, cost in COSTS.items()}
+BUNDLED = {
+    (name, multiple): sparsity_types.Group(GROUPS, cost, multiple)
+    for name, cost in COSTS.items()
+    for multiple in MULTIPLES
+}
 
 
 def tree(seed=0):
@@ -126,14 +132,28 @@ def masks_of(keep):
     return masks
 
 
+def bundled(scores, multiple):
+    """Units that go or stay at once, those that always stay first, then by their mean; NaN last.
+
+    What has gone, of -inf, is in no bundle.
+    """
+    ranked, highest = [], float(np.finfo(np.float32).max)
+    for g in sorted({g for g, _ in UNITS}):
+        own = [u for u in range(len(UNITS)) if UNITS[u][0] == g]
+        own.sort(key=lambda u: (np.isnan(scores[u]), -scores[u], u))
+        for i in range(0, len(own), multiple):
+            part = own[i : i + multiple]
+            left = [u for u in part if scores[u] != -np.inf or u == own[0]]
+            if left:
+                mean = np.mean([min(float(scores[u]), highest) for u in left])
+                ranked.append((i > 0, np.isnan(mean), -mean, g, i, left))
+            ranked += [(True, False, np.inf, g, i, [u]) for u in part if u not in left]
+    return [row[-1] for row in sorted(ranked)]
+
+
 def order(scores):
     """Numbers of the units: the best of each group first, then the others; NaN last."""
-    by_score = sorted(range(len(scores)), key=lambda u: (np.isnan(scores[u]), -scores[u], u))
-    best = {}
-    for u in by_score:
-        best.setdefault(UNITS[u][0], u)
-    first = [u for u in by_score if u in best.values()]
-    return first + [u for u in by_score if u not in first], len(first)
+    return [u for (u,) in bundled(scores, 1)], len(FREE)
 
 
 def cost_left(keep, cost):
@@ -147,13 +167,14 @@ def cost_left(keep, cost):
     return left, whole
 
 
-def select(scores, sparsity, cost):
-    """Which units stay: as many of the best as the budget lets, and the best of each group."""
-    ranked, least = order(scores)
-    for count in range(len(ranked), least - 1, -1):
-        keep = np.isin(np.arange(len(ranked)), ranked[:count])
+def select(scores, sparsity, cost, multiple=1):
+    """Which units stay: as many bundles of the best as the budget lets, and the first of each."""
+    ranked = bundled(scores, multiple)
+    for count in range(len(ranked), len(FREE) - 1, -1):
+        best = [u for bundle in ranked[:count] for u in bundle]
+        keep = np.isin(np.arange(len(scores)), best)
         if cost == "units":
-            if count <= np.round(np.float32(len(ranked)) * (1 - np.float32(sparsity))):
+            if keep.sum() <= np.round(np.float32(len(keep)) * (1 - np.float32(sparsity))):
                 break
         else:
             left, whole = cost_left(keep, cost)

@@ -73,6 +73,13 @@ def test_on_construction(groups, cost, error, text):
         Group(groups, cost)
 
 
+@pytest.mark.parametrize("multiple", [0, -8, 2.0, True, "8"])
+def test_multiples_that_are_none(multiple):
+    error = ValueError if type(multiple) is int else TypeError
+    with pytest.raises(error, match=rf"^multiple: expected an integer >= 1, got {multiple!r}"):
+        Group([HIDDEN], multiple=multiple)
+
+
 FOREIGN = {
     "a leaf": (moved(each(4), key=("v",)), r"groups\[0\].members: .*'v', which is not there.*'w'"),
     "an axis": (
@@ -181,5 +188,5 @@ def test_the_state_of_another_pruner(other):
     ],
 )
 def test_what_knows_a_single_array_only(use):
-    with pytest.raises(ValueError, match=r"Group\(1 groups, 4 units, cost='units'\)"):
+    with pytest.raises(ValueError, match=r"Group\(1 groups, 4 units, cost='units', multiple=1\)"):
         use()

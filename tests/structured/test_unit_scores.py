@@ -56,26 +56,27 @@ def test_masks_are_those_of_all_owners(units, seed):
 
 
 @functools.cache
-def compiled(cost):
+def compiled(cost, multiple):
     """Masks by given scores, whose pooled scores are their sums."""
 
     class Given(bmrpruner.BaseUpdater):
         def calculate_scores(self, params, sparse_state=None, grads=None):
             return params
 
-    pruner = Given(sparsity_type=families.KINDS[cost])
+    pruner = Given(sparsity_type=families.BUNDLED[cost, multiple])
     return jax.jit(pruner.create_masks)
 
 
 @given(
-    st.sampled_from(list(families.COSTS)),
+    st.sampled_from(list(families.BUNDLED)),
     st.integers(0, 2**32 - 1),
-    st.floats(0, 1, width=32),
+    st.just(0.0) | st.floats(2**-16, 1, width=32),  # not within the tolerance of 1e-6 of none
     st.sampled_from(["distinct", "ties", "gone", "nan", "infinite"]),
 )
-@settings(max_examples=60, deadline=None)
-def test_the_budget_is_held_by_the_best_units(cost, seed, sparsity, kind):
+@settings(max_examples=120, deadline=None)
+def test_the_budget_is_held_by_the_best_units(which, seed, sparsity, kind):
     """Of whole numbers, whose sums are exact; equal ones go in the order of the units."""
+    cost, multiple = which
     generator = np.random.default_rng(seed)
     largest = 2 if kind == "ties" else 1000
     scores = {
@@ -86,19 +87,19 @@ def test_the_budget_is_held_by_the_best_units(cost, seed, sparsity, kind):
     if absent is not None:
         for key, where in families.OWNED[generator.integers(len(families.OWNED))].items():
             scores[key] = np.where(where, np.float32(absent), scores[key])
-    masks = compiled(cost)(families.nested(scores), jnp.float32(sparsity))
-    keep = families.select(families.add_up(scores), sparsity, families.COSTS[cost])
+    masks = compiled(cost, multiple)(families.nested(scores), jnp.float32(sparsity))
+    keep = families.select(families.add_up(scores), sparsity, families.COSTS[cost], multiple)
     assert_masks(masks, keep)
-    assert_held(keep, sparsity, families.COSTS[cost])
+    assert_held(keep, sparsity, families.COSTS[cost], multiple)
 
 
-def assert_held(keep, sparsity, cost):
-    """A unit of every group stays, and no more than the budget unless there is but one of each."""
+def assert_held(keep, sparsity, cost, multiple):
+    """A unit of every group stays, and no more than the budget unless only the first ones do."""
     families_kept = {
         family for (family, _), stays in zip(families.UNITS, keep, strict=True) if stays
     }
     assert len(families_kept) == len(families.FREE)
-    if cost == "units" or keep.sum() == len(families.FREE):
+    if cost == "units" or keep.sum() <= multiple * len(families.FREE):
         return
     left, whole = families.cost_left(keep, cost)
     assert left <= (1 - sparsity + 1e-6) * whole
@@ -137,11 +138,13 @@ def test_what_an_algorithm_sums(name):
     assert_masks(masks, families.select(scores, 0.6, "parameters"))
 
 
-@pytest.mark.parametrize("temperature", [1.0, 0.25])
-def test_positive_evidence(temperature):
-    """Units go whose ΔF is 0 or more, but for the best of each group."""
+@pytest.mark.parametrize(("temperature", "multiple"), [(1.0, 1), (0.25, 1), (1.0, 2)])
+def test_positive_evidence(temperature, multiple):
+    """Units go whose ΔF is 0 or more, but for the best of each group; pairs by their mean ΔF."""
     pruner = bmrpruner.BMRPruning(
-        threshold=0.0, temperature=temperature, sparsity_type=families.KINDS["units"]
+        threshold=0.0,
+        temperature=temperature,
+        sparsity_type=families.BUNDLED["units", multiple],
     )
     narrow = bmrpruner.DiagonalGaussian(
         jax.tree.map(lambda x: 0.7 * x, PARAMS), POSTERIOR.precision
@@ -154,11 +157,11 @@ def test_positive_evidence(temperature):
             for key, x in mean.items()
         }
     )
-    ranked, least = families.order(scores)
-    keep = scores > 0
-    keep[ranked[:least]] = True
-    assert 0 < keep.sum() - least < len(keep) - least
-    assert_masks(masks, keep)
+    bundles = families.bundled(scores, multiple)
+    least = len(families.FREE)
+    kept = bundles[:least] + [bundle for bundle in bundles[least:] if scores[bundle].mean() > 0]
+    assert least < len(kept) < len(bundles)
+    assert_masks(masks, np.isin(np.arange(len(scores)), [u for bundle in kept for u in bundle]))
 
 
 def test_leaves_that_are_normalised_before_they_are_compared():
@@ -190,11 +193,13 @@ def test_random_units_have_equal_chances():
     assert abs(np.mean(first) - 0.75) < 0.05
 
 
-def test_random_units_that_went_do_not_come_back():
+@pytest.mark.parametrize("multiple", [1, 2])
+def test_random_units_that_went_do_not_come_back(multiple):
     params = {"w": jnp.ones((12, 8))}
     rows = Family(12, ((("w",), 0, families.each(12)),))
     columns = Family(8, ((("w",), 1, families.each(8)),))
-    pruner = bmrpruner.RandomPruning(sparsity=0.5, sparsity_type=Group([rows, columns]))
+    kind = Group([rows, columns], multiple=multiple)
+    pruner = bmrpruner.RandomPruning(sparsity=0.5, sparsity_type=kind)
     state = pruner.init_state(params)
     update = jax.jit(lambda state: pruner.update_state(state, params, None))
     for count, sparsity in enumerate((0.2, 0.2, 0.5)):
@@ -203,7 +208,9 @@ def test_random_units_that_went_do_not_come_back():
         state = update(state._replace(**asked))
         mask = np.asarray(state.masks["w"])
         assert np.all(mask <= before)
-        assert mask.any(0).sum() + mask.any(1).sum() == round(20 * (1 - sparsity))
+        widths = mask.any(0).sum(), mask.any(1).sum()
+        assert sum(widths) == round(20 * (1 - sparsity))
+        assert not any(width % multiple for width in widths)
 
 
 def test_a_frozen_group_and_a_leaf_of_no_group_have_no_masks():

@@ -15,8 +15,9 @@ PARAMS = families.tree()
 SCHEDULE = bmrpruner.PolynomialSchedule(update_freq=2, update_start_step=1, update_end_step=7)
 STEPS = 8
 PRUNERS = {
-    "adam, magnitude": (bmrpruner.MagnitudePruning, "units"),
-    "ivon, bmr": (bmrpruner.BMRPruning, "parameters"),
+    "adam, magnitude": (bmrpruner.MagnitudePruning, "units", 1),
+    "ivon, bmr": (bmrpruner.BMRPruning, "parameters", 1),
+    "ivon, bmr, pairs": (bmrpruner.BMRPruning, "parameters", 2),
 }
 
 
@@ -28,11 +29,11 @@ def loss_fn(params, key=None):
 
 def steps(name):
     """The wrapped optimizer, and a step."""
-    cls, cost = PRUNERS[name]
+    cls, cost, multiple = PRUNERS[name]
     pruner = cls(
         sparsity=0.7,
         scheduler=SCHEDULE,
-        sparsity_type=families.KINDS[cost],
+        sparsity_type=families.BUNDLED[cost, multiple],
     )
     inner = optax.adam(0.05) if "adam" in name else bmrpruner.ivon(0.1, 100, 0.1, b2=0.9)
     tx = pruner.wrap_optax(inner, mask_updates=True)
@@ -86,8 +87,10 @@ def test_each_refresh_is_the_one_of_a_loop(name):
             jax.tree.map(np.testing.assert_array_equal, state.masks, before)
             continue
         sparsity = float(SCHEDULE.get_sparsity_at_step(jnp.float32(0.7), count))
-        cost = families.COSTS[PRUNERS[name][1]]
-        assert_masks(state.masks, families.select(families.add_up(scores), sparsity, cost))
+        _, cost, multiple = PRUNERS[name]
+        units = families.add_up(scores)
+        keep = families.select(units, sparsity, families.COSTS[cost], multiple)
+        assert_masks(state.masks, keep)
         refreshed += 1
     assert refreshed == 3
     masks, leaves = families.named(state.masks), families.named(params)
@@ -154,21 +157,24 @@ def test_static_masks_of_random_units():
 
 
 def evidence(posterior, masks):
-    """ΔF of each unit in NumPy, -inf where it has gone, and whether it is the best of its group."""
+    """-ΔF of each unit in NumPy, -inf where it has gone."""
     mean, precision = families.named(posterior.mean), families.named(posterior.precision)
     scores = {}
     for key, x in mean.items():
         own = 0.5 * (precision[key] * x.astype(np.float64) ** 2 - np.log(precision[key]))
         mask = masks.get(key)
         scores[key] = own if mask is None else np.where(mask, own, -np.inf)
-    units = families.add_up(scores)
-    ranked, least = families.order(units)
-    return units, ranked, np.isin(np.arange(len(units)), ranked[:least])
+    return families.add_up(scores)
 
 
-@pytest.mark.parametrize(("cap", "max_share"), [(1.0, 0.3), (0.45, 0.6)])
-def test_rounds_of_evidence(cap, max_share):
-    """Each round against a loop: what qualifies, what goes, and what that is worth."""
+@pytest.mark.parametrize(
+    ("cap", "max_share", "multiple"), [(1.0, 0.3, 1), (0.45, 0.6, 1), (1.0, 0.05, 2), (0.6, 0.6, 2)]
+)
+def test_rounds_of_evidence(cap, max_share, multiple):
+    """Each round against a loop: what qualifies, what goes, and what that is worth.
+
+    A share of less than a bundle lets one bundle go.
+    """
     mean = jax.tree.map(lambda x: 0.6 * x, PARAMS)
     posterior = bmrpruner.DiagonalGaussian(mean, jax.tree.map(lambda x: 2 + jnp.cos(x), mean))
     pruner = bmrpruner.AdaptiveBMR(
@@ -177,27 +183,30 @@ def test_rounds_of_evidence(cap, max_share):
         temperature=1.0,
         max_share=max_share,
         scheduler=SCHEDULE,
-        sparsity_type=families.KINDS["parameters"],
+        sparsity_type=families.BUNDLED["parameters", multiple],
     )
     state = pruner.init_state(PARAMS)
     update = jax.jit(lambda state: pruner.update_state(state, PARAMS, None, posterior=posterior))
     keep = np.ones(len(families.UNITS), bool)
     for i in range(3):
-        units, ranked, best = evidence(posterior, families.masks_of(keep))
-        left = [u for u in ranked if units[u] > -np.inf]
-        qualified = [u for u in left if -units[u] >= 1.0 and not best[u]]
-        most = min(len(qualified), int(np.ceil(max_share * len(left))))
+        units = evidence(posterior, families.masks_of(keep))
+        left = np.sum(units > -np.inf)
+        bundles = families.bundled(units, multiple)
+        rest = [bundle for bundle in bundles[len(families.FREE) :] if units[bundle[0]] > -np.inf]
+        qualified = [bundle for bundle in rest if -units[bundle].mean() >= 1.0]
         gone = []
-        for u in left[::-1][:most]:
-            after = keep & ~np.isin(np.arange(len(keep)), [*gone, u])
+        for bundle in qualified[::-1]:
+            after = keep & ~np.isin(np.arange(len(keep)), gone + bundle)
             remains, whole = families.cost_left(after, "parameters")
+            if len(gone + bundle) > max(multiple, np.ceil(max_share * left)):
+                break
             if remains / whole < 1 - cap - 1e-6:
                 break
-            gone.append(u)
+            gone += bundle
         keep[gone] = False
         state = update(state)
         assert_masks(state.masks, keep)
-        assert int(state.rounds.qualified[i]) == len(qualified)
+        assert int(state.rounds.qualified[i]) == sum(map(len, qualified))
         assert int(state.rounds.pruned[i]) == len(gone)
         np.testing.assert_allclose(state.rounds.nats[i], -units[gone].sum(), rtol=1e-4, atol=1e-5)
     assert int(state.rounds.pruned.sum()) > 2
