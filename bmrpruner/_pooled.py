@@ -71,7 +71,7 @@ class PooledUnits:
         compared = map_leaves(lambda s: None if s is None else updater._comparable(s), scores)
         own = updater._unit_scores(compared, self._units.add_up)
         self._ranking = self._units.ranking(own)
-        self.scores, self.multiple = [self._ranking.scores], kind.multiple
+        self.scores, self.multiple = [self._ranking.scores], self._units.multiple
 
     def most(self, sparsity: Any) -> jax.Array:
         """How many units may stay, in whole bundles, where a share `sparsity` is to go."""

@@ -56,6 +56,7 @@ class Units:
 
     Attributes:
       count: How many units there are.
+      multiple: As given, or the size of the largest group if that is less.
 
     Raises:
       ValueError: If a group names a leaf, an axis or an index that is not there.
@@ -64,8 +65,8 @@ class Units:
     def __init__(self, groups: Sequence[Any], shapes: Mapping[Key, Any], multiple: int = 1):
         free = [group for group in groups if group.frozen is None]
         sizes = np.array([group.size for group in free], np.int32)
-        bundles = -(-sizes // multiple)
-        self.count, self._multiple = int(sizes.sum()), multiple
+        self.count, self.multiple = int(sizes.sum()), min(int(multiple), int(sizes.max()))
+        bundles = -(-sizes // self.multiple)
         self._family = np.repeat(np.arange(len(free), dtype=np.int32), sizes)
         self._first_units, self._first_bundles = (
             np.cumsum(n, dtype=np.int32) - n for n in (sizes, bundles)
@@ -107,30 +108,43 @@ class Units:
         """Put the units of each group in order, bundle them from the best on, and rank bundles.
 
         A bundle's score is the mean of its units', but +inf for the first bundle of each group and
-        lower for all others. Units that are gone keep -inf, but for the best of its group.
+        lower for all others. Units of -inf, which are gone, and of NaN keep what they have, but for
+        the first of each group.
 
         Args:
-          scores: One for each unit, -inf if it is gone: (count,).
+          scores: One for each unit: (count,).
         """
         order = jnp.lexsort((~selection.order_key(scores), self._family))
-        place = jnp.argsort(order) - jnp.asarray(self._first_units[self._family])
-        bundles = jnp.asarray(self._first_bundles[self._family]) + place // self._multiple
-        gone, highest = jnp.isneginf(scores), jnp.finfo(scores.dtype).max
-        present = self._by_bundle(jax.ops.segment_sum, (~gone).astype(scores.dtype), bundles)
-        parts = jnp.where(gone, 0, jnp.minimum(scores, highest) / present)  # no sum overflows
-        ranked = jnp.minimum(self._by_bundle(jax.ops.segment_sum, parts, bundles), highest)
-        ranked = jnp.where(gone, jnp.full_like(ranked, -jnp.inf), ranked)
-        stays = place < jnp.where(gone, 1, self._multiple)
+        place = jnp.argsort(order).astype(jnp.int32) - jnp.asarray(self._first_units[self._family])
+        bundles = jnp.asarray(self._first_bundles[self._family]) + place // self.multiple
+        present, highest = scores > -jnp.inf, jnp.finfo(scores.dtype).max
+        ranked = jnp.minimum(self._means(scores, present, bundles), highest)
+        ranked = jnp.where(present, ranked, scores)
+        stays = place < jnp.where(present, self.multiple, 1)
         ranked = jnp.where(stays, jnp.full_like(ranked, jnp.inf), ranked)
         ranks = jnp.argsort(jnp.lexsort((bundles, ~selection.order_key(ranked))))
-        return Ranking(ranked, bundles, ranks)
+        return Ranking(ranked, bundles, ranks.astype(jnp.int32))
+
+    def _means(self, scores: jax.Array, present: jax.Array, bundles: jax.Array) -> jax.Array:
+        """The mean score of those that are present in each unit's bundle.
+
+        It is within their range in spite of rounding, so that a group's bundles stay in order.
+        """
+        count = self._by_bundle(jax.ops.segment_sum, present.astype(scores.dtype), bundles)
+        parts = jnp.where(present, scores / count, 0)
+        least = self._by_bundle(jax.ops.segment_min, jnp.where(present, scores, jnp.inf), bundles)
+        most = self._by_bundle(jax.ops.segment_max, jnp.where(present, scores, -jnp.inf), bundles)
+        return jnp.clip(self._by_bundle(jax.ops.segment_sum, parts, bundles), least, most)
 
     @_compiled
     def best(self, ranking: Ranking, count: Any) -> jax.Array:
-        """Whether each unit is one of the best `count`, or left of a bundle that has one."""
+        """Whether each unit is one of the best `count`, or left of a bundle that has one.
+
+        What is gone does not come back.
+        """
         keep = ranking.ranks < count
         begun = self._by_bundle(jax.ops.segment_max, keep.astype(jnp.int32), ranking.bundles)
-        return keep | ((begun == 1) & ~jnp.isneginf(ranking.scores))
+        return (keep & ~jnp.isneginf(ranking.scores)) | ((begun == 1) & (ranking.scores > -jnp.inf))
 
     @_compiled
     def whole(self, ranking: Ranking, count: Any) -> jax.Array:
@@ -139,7 +153,7 @@ class Units:
         The first bundle of each group counts in any case.
         """
         keep = (ranking.ranks < count) | jnp.isposinf(ranking.scores)
-        in_full = (keep | jnp.isneginf(ranking.scores)).astype(jnp.int32)
+        in_full = (keep | ~(ranking.scores > -jnp.inf)).astype(jnp.int32)
         complete = self._by_bundle(jax.ops.segment_min, in_full, ranking.bundles)
         return jnp.sum(keep & (complete == 1), dtype=jnp.int32)
 

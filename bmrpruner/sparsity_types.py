@@ -104,8 +104,8 @@ class Group:
         axes alone.
       multiple: How many units of a group stay or go at once, as hardware is fast at widths that are
         multiples of 8, 16 or 128. The units of each group are taken so many at a time from the best
-        on, and ranked by their mean; the first of each group always stay, and the last are fewer
-        where its size is no multiple. A share of the cost is reached or exceeded.
+        on, and ranked by their mean. The first so many of each group always stay, the last are
+        fewer where its size is no multiple, and those that a budget would divide go.
 
     Raises:
       TypeError: If `groups`, `cost` or `multiple` is of another type.

@@ -42,7 +42,8 @@ class AdaptiveBMR(BMRPruning):
       custom_sparsity_map: None by key path, to exempt a leaf.
       temperature: Of the evidence, as for `BMRPruning`; by default the posterior's own.
       log_odds: ΔF in nats that the first round asks for.
-      max_share: Largest fraction of the remaining groups that one round may prune, in (0, 1].
+      max_share: Largest fraction of the remaining groups that one round may prune, in (0, 1]; where
+        units go several at once, `Group(multiple=...)`, that many may in any case.
       max_rounds: Room in the record; later rounds prune, but are not recorded.
 
     Example:
@@ -116,7 +117,7 @@ class AdaptiveBMR(BMRPruning):
     def create_masks(self, scores: PyTree, sparsities: PyTree) -> PyTree:
         """Masks of what stays when everything with ΔF >= 0 goes at once, up to the cap."""
         ones = self.get_initial_masks(scores, sparsities)
-        return self._round(scores, ones, sparsities, jnp.zeros([]), 1.0)[0]
+        return self._round(scores, ones, sparsities, jnp.zeros([], jnp.float32), 1.0)[0]
 
     def _round(
         self, scores: PyTree, masks: PyTree, cap: Any, log_odds: jax.Array, max_share: float
@@ -132,7 +133,7 @@ class AdaptiveBMR(BMRPruning):
         bound = jnp.maximum(bound, pool.multiple)
         room = jnp.maximum(left - jnp.maximum(pool.fewest(cap), 1), 0)
         kept = pool.best(left - jnp.minimum(jnp.minimum(qualified, bound), room))
-        goes = [a & (keep == 0) for a, keep in zip(alive, kept, strict=True)]
+        goes = [a & ~keep.astype(bool) for a, keep in zip(alive, kept, strict=True)]
         nats = jnp.zeros([], jnp.float32)
         for gone, evidence in zip(goes, delta_f, strict=True):
             nats += jnp.sum(jnp.where(gone, evidence, 0), dtype=jnp.float32)

@@ -26,6 +26,7 @@ class _Bundle(NamedTuple):
 
     cost: float
     group: int
+    place: int  # of equal bundles of a group the later goes first
     units: tuple[int, ...]
 
 
@@ -51,7 +52,8 @@ def prune_units(
       fn: `(params, batch) -> outputs`, as in `prune_sequentially`.
       params: The trained parameters, any tree.
       batches: Inputs without labels, gone through once for each layer.
-      sparsity: Fraction of the weights that belong to units to remove; each group keeps a unit.
+      sparsity: Fraction of the weights that belong to units to remove; of each group `multiple`
+        units stay.
       damping: λ over the mean variance of a layer's inputs.
       key: JAX key for random signs.
       loss: As in `posteriors.from_calibration`.
@@ -74,6 +76,7 @@ def prune_units(
     """
     check_sparsity("sparsity", sparsity)
     check_multiple(multiple)
+    multiple = int(multiple)
     batches = repeatable(batches)
     first = peeked("batches", batches)[0]
     found = layers_of(fn, params, first)
@@ -92,7 +95,7 @@ def prune_units(
     bundles = sorted(b for i, cost in read.items() for b in _bundles(i, cost, multiple))
     if not bundles:
         raise ValueError(
-            f"fn: expected units that can go, got none beside the {multiple} that each group keeps."
+            f"fn: expected more than {multiple} units in a group that linear layers read, got none."
         )
     masks = _masks(params, {i: groups[i] for i in read}, bundles, sparsity)
     keep = without_zeros(masks, params, posterior)
@@ -133,10 +136,11 @@ def _costs(group: Group, found: Any, params: PyTree, posterior: LayerwiseGaussia
 
 def _bundles(group: int, costs: Any, multiple: int) -> Iterator[_Bundle]:
     """What may go of a group: all but the units of highest cost, `multiple` at a time."""
-    order = np.argsort(-costs, kind="stable")
+    order = np.argsort(costs, kind="stable")[::-1]
     for first in range(multiple, len(order), multiple):
         units = order[first : first + multiple]
-        yield _Bundle(float(costs[units].mean()), group, tuple(map(int, units)))
+        mean = np.clip(costs[units].mean(), costs[units[-1]], costs[units[0]])  # despite rounding
+        yield _Bundle(float(mean), group, -first, tuple(map(int, units)))
 
 
 def _masks(

@@ -77,12 +77,25 @@ def test_units_that_go_four_at_a_time():
     assert every["dense_0"]["bias"].sum() == 5
 
 
+@pytest.mark.parametrize("scale", [0.0, 0.7])
+def test_equal_costs_leave_a_multiple(scale):
+    """Of units that are the same the shorter bundle goes first."""
+    kernel = jnp.tile(PARAMS["dense_0"]["kernel"][:, :1], (1, 12))
+    out = jnp.tile(scale * PARAMS["dense_1"]["kernel"][:1], (12, 1))
+    same = {
+        "dense_0": {"kernel": kernel, "bias": jnp.ones(12)},
+        "dense_1": {"kernel": out, "bias": jnp.zeros(3)},
+    }
+    masks = prune_units(mlp, same, [INPUTS], 0.1, loss="regression", multiple=np.uint8(5))[1]
+    assert masks["dense_0"]["bias"].sum() == 10
+
+
 def test_what_has_no_units_is_named():
-    with pytest.raises(ValueError, match=r"fn: expected units .* none beside the 12 that each"):
+    with pytest.raises(ValueError, match="fn: expected more than 12 units in a group"):
         prune_units(mlp, PARAMS, [INPUTS], 0.5, loss="regression", multiple=12)
     with pytest.raises(ValueError, match="multiple: expected an integer >= 1, got 0"):
         prune_units(mlp, PARAMS, [INPUTS], 0.5, loss="regression", multiple=0)
-    with pytest.raises(ValueError, match="fn: expected units that can go, got none"):
+    with pytest.raises(ValueError, match="fn: expected more than 1 units in a group"):
         prune_units(
             lambda p, x: x @ p["w"], {"w": jnp.ones((6, 3))}, [INPUTS], 0.5, loss="regression"
         )

@@ -133,21 +133,24 @@ def masks_of(keep):
 
 
 def bundled(scores, multiple):
-    """Units that go or stay at once, those that always stay first, then by their mean; NaN last.
+    """Units that go or stay at once, those that always stay first, then by their mean.
 
-    What has gone, of -inf, is in no bundle.
+    Of NaN each is on its own, after all others; what has gone, of -inf, is in none.
     """
-    ranked, highest = [], float(np.finfo(np.float32).max)
+    ranked, highest = [], np.finfo(np.float32).max
     for g in sorted({g for g, _ in UNITS}):
         own = [u for u in range(len(UNITS)) if UNITS[u][0] == g]
         own.sort(key=lambda u: (np.isnan(scores[u]), -scores[u], u))
         for i in range(0, len(own), multiple):
             part = own[i : i + multiple]
-            left = [u for u in part if scores[u] != -np.inf or u == own[0]]
-            if left:
-                mean = np.mean([min(float(scores[u]), highest) for u in left])
-                ranked.append((i > 0, np.isnan(mean), -mean, g, i, left))
-            ranked += [(True, False, np.inf, g, i, [u]) for u in part if u not in left]
+            left = [u for u in part if scores[u] > -np.inf]
+            if i == 0 and own[0] not in left:
+                ranked.append((0, 0, g, i, own[:1]))
+            elif left:
+                mean = min(np.mean(scores[left]), highest)
+                ranked.append((int(i > 0), -mean, g, i, left))
+            broken = [u for u in part if np.isnan(scores[u]) and (i or u != own[0])]
+            ranked += [(2, 0, g, i, [u]) for u in broken]
     return [row[-1] for row in sorted(ranked)]
 
 

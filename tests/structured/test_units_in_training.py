@@ -191,8 +191,7 @@ def test_rounds_of_evidence(cap, max_share, multiple):
     for i in range(3):
         units = evidence(posterior, families.masks_of(keep))
         left = np.sum(units > -np.inf)
-        bundles = families.bundled(units, multiple)
-        rest = [bundle for bundle in bundles[len(families.FREE) :] if units[bundle[0]] > -np.inf]
+        rest = families.bundled(units, multiple)[len(families.FREE) :]
         qualified = [bundle for bundle in rest if -units[bundle].mean() >= 1.0]
         gone = []
         for bundle in qualified[::-1]:
