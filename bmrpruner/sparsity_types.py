@@ -103,14 +103,13 @@ class Group:
         path and an axis, in place of a key path, gives the cost of what gets smaller with these
         axes alone.
       multiple: How many units of a group stay or go at once, as hardware is fast at widths that are
-        multiples of 8, 16 or 128. The units of each group are taken so many at a time from the best
-        on, and ranked by their mean. The first so many of each group always stay, the last are
-        fewer where its size is no multiple, and those that a budget would divide go.
+        multiples of 8, 16 or 128. Each group's are taken so many at a time from the best on, and
+        ranked by their mean. The first so many always stay, the last may be fewer, and those that a
+        budget would divide go.
 
     Raises:
       TypeError: If `groups`, `cost` or `multiple` is of another type.
-      ValueError: If all groups are frozen, units of one group own the same index, a cost is
-        impossible, or `multiple` is less than 1.
+      ValueError: If all groups are frozen, units of one own the same index, or a number is impossible.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
@@ -144,8 +143,8 @@ class Group:
     def __repr__(self) -> str:
         units = sum(group.size for group in self.groups if group.frozen is None)
         cost = self.cost if isinstance(self.cost, str) else "mapping"
-        size = f"{len(self.groups)} groups, {units} units"
-        return f"Group({size}, cost={cost!r}, multiple={self.multiple})"
+        costs = f"cost={cost!r}, multiple={self.multiple}"
+        return f"Group({len(self.groups)} groups, {units} units, {costs})"
 
 
 SparsityType = Unstructured | Block | NByM | Channel
