@@ -103,13 +103,13 @@ class Group:
         path and an axis, in place of a key path, gives the cost of what gets smaller with these
         axes alone.
       multiple: How many units of a group stay or go at once, as hardware is fast at widths that are
-        multiples of 8, 16 or 128. Each group's are taken so many at a time from the best on, and
-        ranked by their mean. The first so many always stay, the last may be fewer, and those that a
-        budget would divide go.
+        multiples of 8, 16 or 128. Each group's are taken so many at a time from the best on, ranked
+        by their mean. The first always stay, the last may be fewer, what a budget would divide go.
 
     Raises:
       TypeError: If `groups`, `cost` or `multiple` is of another type.
-      ValueError: If all groups are frozen, units of one own the same index, or a number is impossible.
+      ValueError: If all groups are frozen, units of one own the same index, or numbers make no
+        sense.
 
     Example:
       >>> import jax.numpy as jnp, numpy as np
