@@ -154,11 +154,6 @@ def bundled(scores, multiple):
     return [row[-1] for row in sorted(ranked)]
 
 
-def order(scores):
-    """Numbers of the units: the best of each group first, then the others; NaN last."""
-    return [u for (u,) in bundled(scores, 1)], len(FREE)
-
-
 def cost_left(keep, cost):
     """The cost of what stays and of everything, counted from masks."""
     masks, left, whole = masks_of(keep), 0.0, 0.0
