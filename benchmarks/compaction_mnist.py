@@ -60,6 +60,8 @@ class Settings:
     """The random seeds."""
     epochs: int = 20
     """Passes through the training data."""
+    multiple: int = 1
+    """Widths are multiples of this."""
     repeats: int = 50
     """Calls that are timed."""
     report: bool = False
@@ -72,10 +74,12 @@ class Model(NamedTuple):
     network: Network
     groups: list[structure.Group]
     cost: dict[Any, float]
+    multiple: int
 
     def kind(self, algorithm: str) -> sparsity_types.Group:
         """What is pruned together; where the evidence decides, no share of FLOPs is asked for."""
-        return sparsity_types.Group(self.groups, "units" if algorithm == ADAPTIVE else self.cost)
+        cost = "units" if algorithm == ADAPTIVE else self.cost
+        return sparsity_types.Group(self.groups, cost, self.multiple)
 
 
 def main(settings: Settings) -> None:
@@ -86,7 +90,7 @@ def main(settings: Settings) -> None:
     asked = [] if settings.report else list(trainings(settings))
     todo = [t for t in asked if missing(runs / t.file, fingerprint(settings))]
     data = read_dataset(settings.data, classes=10)
-    models = {name: seen(name) for name in settings.networks}
+    models = {name: seen(name, settings.multiple) for name in settings.networks}
     with rich.progress.Progress(transient=True) as progress:
         overall = progress.add_task("Training runs", total=len(todo))
         for training in todo:
@@ -127,16 +131,18 @@ def fingerprint(settings: Settings) -> dict[str, Any]:
         "data": settings.data.resolve().name,
         "shares": list(settings.shares),
         "epochs": settings.epochs,
+        "multiple": settings.multiple,
     }
 
 
-def seen(name: str) -> Model:
+def seen(name: str, multiple: int) -> Model:
     """A network and its groups, from shapes."""
     network = NETWORKS[name]
     params = jax.eval_shape(network.init, jax.random.key(0))
     images = jax.ShapeDtypeStruct((BATCH, 784), jnp.float32)
     traced = (network.apply, params, images)
-    return Model(network, structure.dependency_groups(*traced), structure.entry_flops(*traced))
+    groups, cost = structure.dependency_groups(*traced), structure.entry_flops(*traced)
+    return Model(network, groups, cost, multiple)
 
 
 def run(
@@ -155,7 +161,8 @@ def run(
         for name, share in once(settings.shares):
             if name == REFITTED:
                 inputs = [data.train_images[i : i + 1000] for i in range(0, 10_000, 1000)]
-                pruned = prune_units(model.network.apply, params, inputs, share)[0]
+                apply, multiple = model.network.apply, model.multiple
+                pruned = prune_units(apply, params, inputs, share, multiple=multiple)[0]
             else:
                 pruner = make_pruner(name, share, sparsity_type=model.kind(name))
                 pruned = pruner.instant_sparsify(params, posterior=posterior)[0]

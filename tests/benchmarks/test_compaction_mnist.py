@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+import bmrpruner
 from bmrpruner import compact
 from tests.idx_files import write_easy_images
 
@@ -23,7 +24,7 @@ def test_channels_and_neurons_are_seen_and_go(name):
 
     Some versions of JAX trace padding so that the rows of a kernel, 5 of them, are units as well.
     """
-    model = compaction_mnist.seen(name)
+    model = compaction_mnist.seen(name, 1)
     free = [g for g in model.groups if g.frozen is None and g.size in SIZES[name]]
     assert {g.size for g in free} == SIZES[name]
     params = model.network.init(jax.random.key(1))
@@ -48,10 +49,20 @@ def test_channels_and_neurons_are_seen_and_go(name):
 
 
 def test_what_a_weight_of_lenet5_costs():
-    model = compaction_mnist.seen("lenet5")
+    model = compaction_mnist.seen("lenet5", 1)
     by_hand = {"conv_0": 28 * 28, "conv_1": 10 * 10, "dense_0": 1, "dense_1": 1, "dense_2": 1}
     expected = {(name, "kernel"): 2.0 * 128 * n for name, n in by_hand.items()}
     assert {key: cost for key, cost in model.cost.items() if cost} == expected
+
+
+def test_units_that_go_sixteen_at_a_time():
+    model = compaction_mnist.seen("mlp", 16)
+    masks = bmrpruner.MagnitudePruning(
+        sparsity=0.9, sparsity_type=model.kind("magnitude")
+    ).instant_sparsify(model.network.init(jax.random.key(0)))[1]
+    one, two = (int(masks[name]["bias"].sum()) for name in ("dense_0", "dense_1"))
+    assert one % 16 == two % 16 == 0
+    assert 784 * one + one * two + two * 10 <= 0.1 * (784 * 300 + 300 * 100 + 100 * 10)
 
 
 @pytest.fixture

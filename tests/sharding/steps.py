@@ -55,6 +55,7 @@ TYPES = {
     "blocks": {"sparsity_type": Block((4, 4))},
     "channels": {"sparsity_type": Channel()},
     "units": {"sparsity_type": Group(UNITS, "parameters")},
+    "units, four at a time": {"sparsity_type": Group(UNITS, "parameters", multiple=4)},
     "packed": {"use_packed_masks": True},
 }
 

@@ -100,11 +100,10 @@ def test_each_refresh_is_the_one_of_a_loop(name):
         np.testing.assert_array_equal(leaves[key] != 0, expected != 0, str(key))
 
 
-def refreshed(packed):
+def refreshed(packed, multiple=1):
     """A function of parameters to the state after the last refresh."""
-    pruner = bmrpruner.MagnitudePruning(
-        sparsity=0.7, sparsity_type=families.KINDS["flops"], use_packed_masks=packed
-    )
+    kind = families.BUNDLED["flops", multiple]
+    pruner = bmrpruner.MagnitudePruning(sparsity=0.7, sparsity_type=kind, use_packed_masks=packed)
     return lambda params: pruner.update_state(pruner.init_state(params), params, None)
 
 
@@ -115,12 +114,13 @@ def test_packed_masks_are_the_same_bits():
     )
 
 
-def test_two_networks_at_once_are_each_on_its_own():
+@pytest.mark.parametrize("multiple", [1, 2])
+def test_two_networks_at_once_are_each_on_its_own(multiple):
     members = [PARAMS, families.tree(3)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
-    together = jax.jit(jax.vmap(refreshed(False)))(stacked).masks
+    together = jax.jit(jax.vmap(refreshed(False, multiple)))(stacked).masks
     for i, member in enumerate(members):
-        keep = families.select(families.add_up(squares(member)), 0.7, families.FLOPS)
+        keep = families.select(families.add_up(squares(member)), 0.7, families.FLOPS, multiple)
         assert_masks(jax.tree.map(lambda x, i=i: x[i], together), keep)
 
 
