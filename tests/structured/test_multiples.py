@@ -43,6 +43,17 @@ def test_equal_units_leave_a_multiple(value):
     np.testing.assert_array_equal(mask[0], np.arange(300) < 144)
 
 
+def test_pairs_whose_means_round_to_the_same_stay_together():
+    """The second pair is units 5 and 2, the third 3 and 4; both have a mean of 1 in float32."""
+
+    class Given(bmrpruner.BaseUpdater):
+        def calculate_scores(self, params, sparse_state=None, grads=None):
+            return params
+
+    scores = [9.0, 9, 1, 1, 1, np.nextafter(np.float32(1), np.float32(2))]
+    assert kept(Given(sparsity=1 / 3, sparsity_type=row(6, 2)), scores) == [0, 1, 2, 5]
+
+
 @functools.cache
 def halves():
     pruner = bmrpruner.MagnitudePruning(sparsity=0.5, sparsity_type=row(300, 16))
